@@ -14,11 +14,11 @@ namespace moesim::cost {
 
 // One kernel, or one set of kernels that is launched as one.
 struct KernelCost {
-  Picoseconds duration;   // on the device, alone, without the host's launch time; 0 for no work
-  Flops flops;            // arithmetic that the result needs
-  Bytes bytes;            // compulsory traffic: each operand once
-  double log_sigma = 0;   // standard deviation of ln(measured / predicted) of the calibration; 0 = none
-  bool in_range = true;   // inside what the calibration has seen
+  Picoseconds duration;  // on the device, alone, without the host's launch time; 0 for no work
+  Flops flops;           // arithmetic that the result needs
+  Bytes bytes;           // compulsory traffic: each operand once
+  double log_sigma = 0;  // standard deviation of ln(measured / predicted) of the calibration; 0 = none
+  bool in_range = true;  // inside what the calibration has seen
 };
 
 struct GemmShape {
@@ -44,6 +44,7 @@ struct AttentionShape {
   bool backward = false;
   DType dtype = DType::bf16;
   Math math = Math::bf16;
+  std::int64_t window = 0;  // > 0 and causal: a query sees at most its last `window` keys
 };
 
 class KernelModel {
