@@ -12,8 +12,8 @@ namespace moesim {
 // A name that ends in .gz is decompressed (zlib); a truncated or corrupt stream is an InputError too.
 std::string read_file(const std::string& path, std::size_t limit = std::size_t{4} << 30);
 
-// Writes to a temporary name beside `path` and renames it, so that a reader never sees half a file. Creates missing parent
-// directories. Throws InputError when that cannot be done; the temporary is removed.
+// Writes to a temporary name beside `path` and renames it, so that a reader never sees half a file. Creates missing
+// parent directories. Throws InputError when that cannot be done; the temporary is removed.
 void write_file(const std::string& path, std::string_view content);
 void write_file(const std::string& path, const std::function<void(std::ostream&)>& write);
 

@@ -22,9 +22,7 @@ std::string scaled(double v, double step, const std::array<std::string_view, 6>&
 
 }  // namespace
 
-std::string human(Bytes b) {
-  return scaled(static_cast<double>(b.value()), 1000, {"B", "kB", "MB", "GB", "TB", "PB"});
-}
+std::string human(Bytes b) { return scaled(static_cast<double>(b.value()), 1000, {"B", "kB", "MB", "GB", "TB", "PB"}); }
 std::string human_binary(Bytes b) {
   return scaled(static_cast<double>(b.value()), 1024, {"B", "KiB", "MiB", "GiB", "TiB", "PiB"});
 }

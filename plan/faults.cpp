@@ -1,0 +1,207 @@
+// What has to hold for an executor to trust a Plan: every id in range, dependencies pointing backward, counts adding
+// up.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "moesim/plan.hpp"
+
+namespace moesim {
+namespace {
+
+class Checker {
+ public:
+  explicit Checker(const Plan& plan) : plan_(plan) {}
+
+  std::vector<std::string> run() {
+    header();
+    for (std::size_t i = 0; i < plan_.tables.size(); ++i) table(i);
+    for (std::size_t i = 0; i < plan_.groups.size(); ++i) groups(i);
+    for (std::size_t i = 0; i < plan_.placements.size(); ++i) placement(i);
+    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
+      where_ = fmt::format("buffer {} '{}'", i, plan_.buffers[i].name);
+      rows(plan_.buffers[i].rows, "rows");
+      non_negative(plan_.buffers[i].cols, "cols");
+    }
+    for (std::size_t i = 0; i < plan_.ops.size(); ++i) op(i);
+    return std::move(faults_);
+  }
+
+ private:
+  template <class... Args>
+  void fault(fmt::format_string<Args...> format, Args&&... args) {
+    faults_.push_back(where_ + ": " + fmt::format(format, std::forward<Args>(args)...));
+  }
+  template <class Id>
+  bool in_range(Id id, std::size_t size, const char* what) {
+    if (id.valid() && id.index() < size) return true;
+    fault("{} {} is out of range (there are {})", what, id.value(), size);
+    return false;
+  }
+  void non_negative(std::int64_t v, const char* what) {
+    if (v < 0) fault("{} is {}, below 0", what, v);
+  }
+  bool rows(const Rows& r, const char* what) {
+    if (r.table.value() >= 0) return in_range(r.table, plan_.tables.size(), what);
+    non_negative(r.fixed, what);
+    return true;
+  }
+
+  void header() {
+    where_ = "plan";
+    if (plan_.ranks < 1) fault("has {} ranks", plan_.ranks);
+    const std::vector<std::int64_t>& begin = plan_.tokens.begin;
+    if (begin.empty() || begin.front() != 0 || !std::is_sorted(begin.begin(), begin.end()))
+      fault("token ranges do not rise from 0");
+    if (plan_.owner_of_rank.size() != static_cast<std::size_t>(std::max(plan_.ranks, 0)))
+      fault("owner_of_rank has {} entries for {} ranks", plan_.owner_of_rank.size(), plan_.ranks);
+    for (const int owner : plan_.owner_of_rank)
+      if (owner < 0 || static_cast<std::size_t>(owner) >= plan_.tokens.owners())
+        fault("token owner {} is out of range (there are {})", owner, plan_.tokens.owners());
+  }
+
+  void table(std::size_t i) {
+    where_ = fmt::format("table {}", i);
+    const Table& t = plan_.tables[i];
+    if (t.rows() != 1 && t.rows() != plan_.ranks) fault("has {} rows for {} ranks", t.rows(), plan_.ranks);
+    if (std::any_of(t.cells().begin(), t.cells().end(), [](std::int32_t c) { return c < 0; }))
+      fault("holds a negative count");
+  }
+
+  void groups(std::size_t i) {
+    where_ = fmt::format("groups {}", i);
+    std::set<Rank> seen;
+    for (const std::vector<Rank>& g : plan_.groups[i]) {
+      if (g.empty()) fault("has an empty group");
+      for (const Rank r : g) {
+        in_range(r, static_cast<std::size_t>(std::max(plan_.ranks, 0)), "rank");
+        if (!seen.insert(r).second) fault("rank {} is in it twice", r.value());
+      }
+    }
+  }
+
+  void placement(std::size_t i) {
+    where_ = fmt::format("placement {}", i);
+    const ExpertPlacement& p = plan_.placements[i];
+    if (p.slot_begin.empty() || p.slot_begin.front() != 0 || p.slot_begin.back() != p.slots() ||
+        !std::is_sorted(p.slot_begin.begin(), p.slot_begin.end()))
+      fault("slot_begin does not rise from 0 to {}", p.slots());
+    for (const LogicalExpert e : p.expert_of_slot)
+      if (!e.valid()) fault("has a slot without an expert");
+  }
+
+  void op(std::size_t i) {
+    const Op& op = plan_.ops[i];
+    where_ = fmt::format("op {} '{}'", i, op.name);
+    if (!names_.insert(op.name).second) fault("its name is taken by an earlier op");
+    if (op.stream < 0) fault("stream {} is below 0", op.stream);
+    for (const OpId a : op.after)
+      if (!a.valid() || a.index() >= i) fault("depends on op {}, which does not come before it", a.value());
+    for (const BufferId b : op.reads) in_range(b, plan_.buffers.size(), "buffer");
+    for (const BufferId b : op.writes) in_range(b, plan_.buffers.size(), "buffer");
+    std::visit([this](const auto& work) { check(work); }, op.work);
+  }
+
+  void check(const Gemm& w) {
+    rows(w.m, "m");
+    non_negative(w.n, "n");
+    non_negative(w.k, "k");
+  }
+  void check(const GroupedGemm& w) {
+    non_negative(w.n, "n");
+    non_negative(w.k, "k");
+    if (!in_range(w.rows, plan_.tables.size(), "table")) return;
+    const int groups = plan_.table(w.rows).cols();
+    if (w.matrices < 1 || groups % w.matrices != 0)
+      fault("{} groups of rows do not divide over {} matrices", groups, w.matrices);
+  }
+  void check(const AttentionCore& w) {
+    rows(w.sequences, "sequences");
+    if (w.causal && w.kv_len < w.q_len) fault("kv_len {} is below q_len {}", w.kv_len, w.q_len);
+    for (const std::int64_t v : {w.q_len, w.kv_len, w.heads, w.qk_dim, w.v_dim, w.kv_cols}) non_negative(v, "a size");
+  }
+  void check(const Elementwise& w) {
+    rows(w.rows, "rows");
+    non_negative(w.read_cols, "read_cols");
+    non_negative(w.write_cols, "write_cols");
+  }
+  void check(const Copy& w) { rows(w.rows, "rows"); }
+  void check(const HostSync&) {}
+
+  void check(const Permute& w) {
+    const bool sound = rows(w.rows_in, "rows_in") && rows(w.rows_out, "rows_out") &&
+                       in_range(w.routed, plan_.tables.size(), "table") &&
+                       in_range(w.groups, plan_.groups.size(), "groups") &&
+                       (!w.placement.valid() || in_range(w.placement, plan_.placements.size(), "placement"));
+    if (!sound || plan_.ranks < 1) return;
+    const Table& routed = plan_.table(w.routed);
+    if (w.placement.valid() && plan_.placements[w.placement.index()].slots() != routed.cols())
+      return fault("routes to {} slots where the placement has {}", routed.cols(),
+                   plan_.placements[w.placement.index()].slots());
+    if (w.from != RowOrder::token && w.to != RowOrder::token) return;  // receiver side: checked through the exchange
+    // At the token's owner: token rows are the owner's, copies are the routed ones (or the capacity of every slot).
+    const bool out = w.from == RowOrder::token;
+    const RowOrder copies = out ? w.to : w.from;
+    for (int r = 0; r < plan_.ranks; ++r) {
+      const Rank rank(r);
+      const std::int64_t tokens = plan_.tokens.count(static_cast<std::size_t>(plan_.owner_of_rank[rank.index()]));
+      const std::int64_t at_token = plan_.rows(out ? w.rows_in : w.rows_out, rank);
+      if (at_token != tokens) return fault("has {} token rows on rank {} which owns {} tokens", at_token, r, tokens);
+      if (copies != RowOrder::by_slot) continue;
+      const std::int64_t routed_rows = w.capacity > 0 ? w.capacity * routed.cols() : routed.row_sum(r);
+      const std::int64_t at_copies = plan_.rows(out ? w.rows_out : w.rows_in, rank);
+      if (at_copies != routed_rows)
+        return fault("has {} copies on rank {}, but {} are routed", at_copies, r, routed_rows);
+    }
+  }
+
+  void check(const Collective& w) {
+    if (!in_range(w.groups, plan_.groups.size(), "groups")) return;
+    const Groups& groups = plan_.groups[w.groups.index()];
+    non_negative(w.cols, "cols");
+    switch (w.kind) {
+      case Collective::Kind::sparse_all_gather:
+      case Collective::Kind::sparse_reduce_scatter:
+        in_range(w.from, plan_.placements.size(), "placement");
+        in_range(w.to, plan_.placements.size(), "placement");
+        return;
+      case Collective::Kind::all_to_all_v:
+      case Collective::Kind::send_recv:
+        if (!in_range(w.counts, plan_.tables.size(), "table")) return;
+        for (const std::vector<Rank>& g : groups)
+          if (g.size() != static_cast<std::size_t>(plan_.table(w.counts).cols()))
+            return fault("a group of {} ranks exchanges {} counts", g.size(), plan_.table(w.counts).cols());
+        return;
+      case Collective::Kind::all_reduce:
+        if (!in_range(w.counts, plan_.tables.size(), "table")) return;
+        for (const std::vector<Rank>& g : groups)
+          for (const Rank r : g)
+            if (r.valid() && r.value() < plan_.ranks &&
+                plan_.table(w.counts).row_sum(r.value()) != plan_.table(w.counts).row_sum(g.front().value()))
+              return fault("ranks {} and {} of one group reduce different numbers of rows", g.front().value(),
+                           r.value());
+        return;
+      case Collective::Kind::all_gather_v:
+      case Collective::Kind::reduce_scatter_v:
+      case Collective::Kind::broadcast:
+      case Collective::Kind::reduce:
+        in_range(w.counts, plan_.tables.size(), "table");
+        for (const std::vector<Rank>& g : groups)
+          if (w.root < 0 || static_cast<std::size_t>(w.root) >= g.size())
+            return fault("root {} is not a member of a group of {}", w.root, g.size());
+        return;
+    }
+  }
+
+  const Plan& plan_;
+  std::string where_;
+  std::set<std::string> names_;
+  std::vector<std::string> faults_;
+};
+
+}  // namespace
+
+std::vector<std::string> faults(const Plan& plan) { return Checker(plan).run(); }
+
+}  // namespace moesim
