@@ -19,8 +19,8 @@ enum class Activation : std::uint8_t { relu, gelu, silu };
 struct Attention {
   enum class Kind : std::uint8_t { grouped_query, latent, linear };
   Kind kind = Kind::grouped_query;
-  std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;
+  std::int64_t heads = 0;             // query heads; linear: value heads
+  std::int64_t kv_heads = 0;          // latent: equal to heads; linear: 0, nothing is cached per token
   std::int64_t qk_head_dim = 0;       // width of one query/key head (latent: nope + rope part)
   std::int64_t v_head_dim = 0;        // width of one value head
   std::int64_t q_lora_rank = 0;       // latent: 0 = the query projection is full rank
@@ -28,13 +28,17 @@ struct Attention {
   std::int64_t qk_rope_head_dim = 0;  // latent: the part of qk_head_dim that carries rotary positions, shared by heads
   bool bias = false;                  // on q, k and v
   bool output_bias = false;           // on o
-  bool qk_norm = false;
-  bool output_gate = false;           // Qwen3-Next: the query projection also makes a gate of the same width
+  bool qk_norm = false;               // a norm over each query head and each key head, one scale for all heads
+  bool qk_norm_joint = false;         // OLMoE: with qk_norm, one norm over all heads together
+  bool output_gate = false;           // Qwen3-Next: the input projection also makes a gate on the heads' outputs
   bool sinks = false;                 // gpt-oss: one learned logit per head
   std::int64_t window = 0;            // sliding window in tokens, 0 = full attention
   std::int64_t relative_buckets = 0;  // T5/Switch: learned relative-position bias, buckets * heads, on this layer
   std::int64_t linear_key_heads = 0;  // linear: 0 elsewhere
   std::int64_t linear_conv_width = 0;
+  std::int64_t index_heads = 0;     // DeepSeek-V3.2's sparse attention: an indexer of this many heads of
+  std::int64_t index_head_dim = 0;  // this width (its one key head is cached) picks the
+  std::int64_t index_top_k = 0;     // tokens that a query attends to; 0 = all
 };
 
 // A feed-forward block; gated = SwiGLU style with three matrices instead of two.
@@ -75,6 +79,7 @@ struct Model {
   bool norm_bias = false;                // LayerNorm (scale and shift) instead of RMSNorm (scale)
   DType weights = DType::bf16;           // storage of the published weights
   DType expert_weights = DType::bf16;    // storage of the routed experts where it differs (gpt-oss: fp4)
+  std::int64_t expert_scale_block = 0;   // routed-expert weights that share one byte of scale (MXFP4: 32), 0 = none
   std::vector<TransformerLayer> layers;  // encoder first, then decoder
 
   [[nodiscard]] int moe_layers() const;
@@ -83,7 +88,8 @@ struct Model {
 };
 
 // Parameters of one projection, one block, one model. "Active" counts what one token's forward pass multiplies:
-// top_k routed experts, all shared ones; the embedding table is counted in full in both, as model cards do.
+// top_k routed experts, all shared ones; the embedding table is counted in full in both, as most model cards do.
+// Multi-token-prediction layers and vision towers are not part of a Model. Throws std::overflow_error past 2^63.
 struct ParameterCount {
   std::int64_t total = 0;
   std::int64_t active = 0;
