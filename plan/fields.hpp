@@ -13,6 +13,7 @@ concept Same = std::same_as<std::remove_const_t<T>, U>;
 
 void for_each_field(Same<Gemm> auto& x, auto&& f) {
   f("m", x.m);
+  f("batch", x.batch);
   f("n", x.n);
   f("k", x.k);
   f("in", x.in);
@@ -45,6 +46,7 @@ void for_each_field(Same<AttentionCore> auto& x, auto&& f) {
   f("kv_heads", x.kv_heads);
   f("qk_dim", x.qk_dim);
   f("v_dim", x.v_dim);
+  f("window", x.window);
   f("kv_cols", x.kv_cols);
   f("causal", x.causal);
   f("backward", x.backward);

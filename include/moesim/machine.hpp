@@ -52,9 +52,9 @@ struct Cluster {
   int gpus_per_node = 1;
   Gpu gpu;
   CollectiveCosts collectives;
-  BytesPerSecond host_link;                   // one GPU's path to host memory, one direction (PCIe, NVLink-C2C)
-  std::shared_ptr<const Topology> topology;   // ranks = nodes * gpus_per_node, node-major
-  std::map<std::string, std::string> sources; // dotted key -> where the number is from
+  BytesPerSecond host_link;                    // one GPU's path to host memory, one direction (PCIe, NVLink-C2C)
+  std::shared_ptr<const Topology> topology;    // ranks = nodes * gpus_per_node, node-major
+  std::map<std::string, std::string> sources;  // dotted key -> where the number is from
 
   [[nodiscard]] int ranks() const { return nodes * gpus_per_node; }
 };

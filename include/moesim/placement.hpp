@@ -23,8 +23,8 @@ struct ExpertPlacement {
 ExpertPlacement contiguous_placement(int experts, int ranks);
 // Expert e on rank e mod ranks.
 ExpertPlacement round_robin_placement(int experts, int ranks);
-// Throws std::invalid_argument naming the first fault: an expert without a slot, an id out of range, two replicas of one
-// expert on one rank, slot_begin not monotone.
+// Throws std::invalid_argument naming the first fault: an expert without a slot, an id out of range, two replicas of
+// one expert on one rank, slot_begin not monotone.
 void validate(const ExpertPlacement& placement, int experts);
 
 }  // namespace moesim

@@ -1,8 +1,8 @@
-// The Plan: what a strategy decided, as a value that every executor runs. docs/plan_format.md defines each op so that an
-// executor can be written from it.
+// The Plan: what a strategy decided, as a value that every executor runs. docs/plan_format.md defines each op so that
+// an executor can be written from it.
 //
-// A plan is SPMD: an op stands for the same work on every rank of its groups, with the amounts of each rank looked up in
-// shared tables. It holds no time, pointer or stream handle; routing is an input, so every count in it is concrete.
+// A plan is SPMD: an op stands for the same work on every rank of its groups, with the amounts of each rank looked up
+// in shared tables. It holds no time, pointer or stream handle; routing is an input, so every count in it is concrete.
 // Rows are tokens or token copies; a row of a buffer has `cols` elements of `dtype`.
 #pragma once
 
@@ -30,7 +30,8 @@ struct Rows {
   friend bool operator==(const Rows&, const Rows&) = default;
 };
 
-// ---- buffers ---------------------------------------------------------------------------------------------------------
+// ---- buffers
+// ---------------------------------------------------------------------------------------------------------
 
 enum class BufferRole : std::uint8_t {
   weight,         // parameters; live through the whole plan
@@ -53,18 +54,20 @@ struct Buffer {
   friend bool operator==(const Buffer&, const Buffer&) = default;
 };
 
-// ---- ops: local work -------------------------------------------------------------------------------------------------
+// ---- ops: local work
+// -------------------------------------------------------------------------------------------------
 
 // How many kernels an op is issued as. Launch counts are part of what MoEShard is about (papers.md section 1).
 struct Launch {
-  bool per_group = false;      // one set of kernels per group with rows; otherwise one set for the whole op
-  int kernels = 1;             // framework operations per set
+  bool per_group = false;  // one set of kernels per group with rows; otherwise one set for the whole op
+  int kernels = 1;         // framework operations per set
   friend bool operator==(const Launch&, const Launch&) = default;
 };
 
-// Y[m, n] = X[m, k] W[k, n]. reads: X, W; writes: Y.
+// Y[m, b, n] = X[m, b, k] W[b, k, n] for every b < batch (heads; batch is 1 for a plain product). reads: X, W; writes: Y.
 struct Gemm {
   Rows m;
+  std::int64_t batch = 1;
   std::int64_t n = 0;
   std::int64_t k = 0;
   DType in = DType::bf16;
@@ -104,7 +107,8 @@ struct AttentionCore {
   std::int64_t kv_heads = 0;  // heads whose K/V are read; latent attention in its absorbed form reads one
   std::int64_t qk_dim = 0;
   std::int64_t v_dim = 0;
-  std::int64_t kv_cols = 0;   // elements read per cached token (K and V of all kv heads; the latent for MLA)
+  std::int64_t window = 0;   // > 0: a query sees at most this many keys
+  std::int64_t kv_cols = 0;  // elements read per cached token (K and V of all kv heads; the latent for MLA)
   bool causal = true;
   bool backward = false;
   DType dtype = DType::bf16;
@@ -138,8 +142,8 @@ struct Elementwise {
   friend bool operator==(const Elementwise&, const Elementwise&) = default;
 };
 
-// How the rows of a token buffer are ordered. Slots are numbered rank by rank (placement.hpp), so by_slot is at once the
-// order of destinations and the order of experts.
+// How the rows of a token buffer are ordered. Slots are numbered rank by rank (placement.hpp), so by_slot is at once
+// the order of destinations and the order of experts.
 enum class RowOrder : std::uint8_t {
   token,             // the owner's tokens, one row each
   by_slot,           // token copies sorted by (slot, source rank, token)
@@ -157,7 +161,7 @@ struct Permute {
   RowOrder to = RowOrder::by_slot;
   int moe_layer = 0;  // whose routing
   TableId routed;
-  GroupsId groups;    // the ranks that exchange; slots are those of placement
+  GroupsId groups;  // the ranks that exchange; slots are those of placement
   PlacementId placement;
   std::int64_t capacity = 0;
   Rows rows_in;
@@ -183,16 +187,17 @@ struct HostSync {
   friend bool operator==(const HostSync&, const HostSync&) = default;
 };
 
-// ---- ops: collectives ------------------------------------------------------------------------------------------------
+// ---- ops: collectives
+// ------------------------------------------------------------------------------------------------
 
 // Collectives stay logical: the simulator lowers them to flows, CUDA calls NCCL, the host copies. A group's members
 // enter together and each leaves when its own data is complete. `counts` are rows of `cols` elements:
-//   all_to_all_v      [ranks, group size]  rows sent to each member
+//   all_to_all_v      [ranks or 1, group size]  rows sent to each member
 //   all_gather_v      [ranks or 1, 1]      rows contributed; all members end with the concatenation in group order
 //   reduce_scatter_v  [ranks or 1, 1]      rows kept; the input is the concatenation of all members' rows
 //   all_reduce        [ranks or 1, 1]      rows, the same in one group
 //   broadcast, reduce [ranks or 1, 1]      rows, from / to the member `root`
-//   send_recv         [ranks, group size]  as all_to_all_v, sparse
+//   send_recv         [ranks or 1, group size]  as all_to_all_v, sparse
 //   sparse_all_gather, sparse_reduce_scatter: one row is one expert's chunk; `from` and `to` say who holds what
 //                     (Hecate section 3, papers.md section 3); counts unused
 struct Collective {
@@ -224,7 +229,8 @@ struct Collective {
 // Closed: visited without a catch-all, so that a new kind fails to compile in every executor that lacks it.
 using Work = std::variant<Gemm, GroupedGemm, AttentionCore, Elementwise, Permute, Copy, HostSync, Collective>;
 
-// ---- the plan --------------------------------------------------------------------------------------------------------
+// ---- the plan
+// --------------------------------------------------------------------------------------------------------
 
 // What an op is for, in reports.
 enum class Category : std::uint8_t { attention, gate, dispatch, experts, combine, dense, embedding, optimizer, other };
@@ -234,8 +240,8 @@ struct Op {
   std::string name;  // unique in the plan: "l3.experts.up"
   Category category = Category::other;
   Pass pass = Pass::forward;
-  Layer layer;       // invalid for the parts before and after the layers
-  int stream = 0;    // 0 compute, 1 communication, 2 copies; ops of a stream run in plan order
+  Layer layer;              // invalid for the parts before and after the layers
+  int stream = 0;           // 0 compute, 1 communication, 2 copies; ops of a stream run in plan order
   std::vector<OpId> after;  // ops that must be complete on the same rank
   std::vector<BufferId> reads;
   std::vector<BufferId> writes;
@@ -248,7 +254,7 @@ using Groups = std::vector<std::vector<Rank>>;  // a partition of some or all ra
 struct Plan {
   static constexpr int format_version = 1;
 
-  std::string strategy;                        // as named in the scenario
+  std::string strategy;  // as named in the scenario
   std::string model;
   std::string workload;                        // one line: "prefill, 1000 sequences of 120 tokens"
   std::map<std::string, std::string> options;  // the strategy's, as resolved
@@ -258,9 +264,9 @@ struct Plan {
 
   // Whose tokens a rank works on. Ranks that replicate tokens share an owner.
   TokenRanges tokens;
-  std::vector<int> owner_of_rank;  // [ranks]
-  std::int64_t dropped_copies = 0; // token copies over capacity, over all layers and owners (each counted once)
-  std::int64_t routed_copies = 0;  // all token copies, the same way
+  std::vector<int> owner_of_rank;   // [ranks]
+  std::int64_t dropped_copies = 0;  // token copies over capacity, over all layers and owners (each counted once)
+  std::int64_t routed_copies = 0;   // all token copies, the same way
 
   std::vector<Table> tables;
   std::vector<Groups> groups;

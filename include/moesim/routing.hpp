@@ -1,8 +1,8 @@
 // Which experts each token uses: the router's decisions, synthetic or recorded, as an input to everything else.
 //
 // Tokens are numbered globally and belong to ranks in contiguous ranges (TokenRanges). A Routing is a pure function of
-// (MoE layer, token): any range can be produced at any time, on any thread, with the same result. So 10^9 decisions need
-// no memory, and counts are sums over one pass.
+// (MoE layer, token): any range can be produced at any time, on any thread, with the same result. So 10^9 decisions
+// need no memory, and counts are sums over one pass.
 #pragma once
 
 #include <cstdint>

@@ -15,8 +15,8 @@ namespace moesim {
 struct Span {
   OpId op;
   Rank rank;
-  Picoseconds ready;   // earlier work of its stream and its dependencies were done
-  Picoseconds start;   // the device began: ready, or later when the host had not launched it or peers were missing
+  Picoseconds ready;  // earlier work of its stream and its dependencies were done
+  Picoseconds start;  // the device began: ready, or later when the host had not launched it or peers were missing
   Picoseconds end;
   Picoseconds launch;  // of (end - ready): the device had nothing to do because the host thread was behind
   Picoseconds wait;    // of (end - ready): waiting for peers to enter a collective

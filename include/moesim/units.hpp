@@ -59,9 +59,7 @@ class Count {
   Count& operator+=(Count b) { return *this = *this + b; }
   Count& operator-=(Count b) { return *this = *this - b; }
   // A ratio has no unit.
-  friend constexpr double operator/(Count a, Count b) {
-    return static_cast<double>(a.v_) / static_cast<double>(b.v_);
-  }
+  friend constexpr double operator/(Count a, Count b) { return static_cast<double>(a.v_) / static_cast<double>(b.v_); }
 
  private:
   std::int64_t v_ = 0;

@@ -23,6 +23,7 @@ struct KernelCost {
 
 struct GemmShape {
   std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t batch = 1;  // products of this shape with their own W, in one launch (heads)
   DType in = DType::bf16, weight = DType::bf16, out = DType::bf16;
   Math math = Math::bf16;
 };

@@ -107,10 +107,11 @@ class Roofline final : public KernelModel {
 
 }  // namespace
 
-Flops flops(const GemmShape& s) { return Flops(product(2, s.m, s.n, s.k)); }
+Flops flops(const GemmShape& s) { return Flops(product(2, s.m, s.n, s.k)) * s.batch; }
 Bytes bytes(const GemmShape& s) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return Bytes(0);
-  return storage(product(s.m, s.k), s.in) + storage(product(s.k, s.n), s.weight) + storage(product(s.m, s.n), s.out);
+  return storage(product(s.m, s.k, s.batch), s.in) + storage(product(s.k, s.n, s.batch), s.weight) +
+         storage(product(s.m, s.n, s.batch), s.out);
 }
 
 Flops flops(const GroupedShape& s) { return Flops(product(2, rows(s), s.n, s.k)); }
