@@ -66,6 +66,11 @@ OpId PlanBuilder::add(Op op) {
   return id;
 }
 
+void PlanBuilder::count_copies(std::int64_t routed, std::int64_t dropped) {
+  plan_.routed_copies += routed;
+  plan_.dropped_copies += dropped;
+}
+
 Plan PlanBuilder::finish() && {
   const std::vector<std::string> found = faults(plan_);
   if (!found.empty()) {

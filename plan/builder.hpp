@@ -24,6 +24,9 @@ class PlanBuilder {
   // they run on another stream (ops of one stream run in plan order anyway).
   OpId add(Op op);
 
+  // Adds to the plan's totals of routed and dropped token copies.
+  void count_copies(std::int64_t routed, std::int64_t dropped);
+
   [[nodiscard]] const Plan& plan() const { return plan_; }
   // The finished plan. Throws std::logic_error with all faults(): a strategy made them.
   [[nodiscard]] Plan finish() &&;

@@ -20,9 +20,9 @@ inline constexpr std::array<std::string_view, 9> collective_names{
     "reduce",       "send_recv",    "sparse_all_gather", "sparse_reduce_scatter"};
 inline constexpr std::array<std::string_view, 6> algorithm_names{"automatic", "direct", "hierarchical",
                                                                  "ring",      "tree",   "in_switch"};
-inline constexpr std::array<std::string_view, 12> elementwise_names{
-    "norm",   "add",   "activation",   "gated", "embedding", "top_k",
-    "rotary", "scale", "sum_partials", "adam",  "cast",      "delta_rule"};
+inline constexpr std::array<std::string_view, 14> elementwise_names{
+    "norm",  "add_norm", "add",   "activation",   "gated", "embedding", "last_token",
+    "top_k", "rotary",   "scale", "sum_partials", "adam",  "cast",      "delta_rule"};
 inline constexpr std::array<std::string_view, 5> row_order_names{"token", "by_slot", "by_source", "unique_by_rank",
                                                                  "unique_by_source"};
 inline constexpr std::array<std::string_view, 3> gemm_form_names{"forward", "input_gradient", "weight_gradient"};

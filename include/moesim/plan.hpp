@@ -64,7 +64,8 @@ struct Launch {
   friend bool operator==(const Launch&, const Launch&) = default;
 };
 
-// Y[m, b, n] = X[m, b, k] W[b, k, n] for every b < batch (heads; batch is 1 for a plain product). reads: X, W; writes: Y.
+// Y[m, b, n] = X[m, b, k] W[b, k, n] for every b < batch (heads; batch is 1 for a plain product). reads: X, W; writes:
+// Y.
 struct Gemm {
   Rows m;
   std::int64_t batch = 1;
@@ -120,10 +121,12 @@ struct AttentionCore {
 struct Elementwise {
   enum class Fn : std::uint8_t {
     norm,          // RMSNorm / LayerNorm of each row
+    add_norm,      // R = A + B, Y = norm(R): reads A, B, writes R, Y
     add,           // residual: Y = A + B
     activation,    // Y = act(X)
     gated,         // Y[., c] = act(X[., c]) * X[., cols + c]: X is twice as wide
     embedding,     // Y = W[id of each row]
+    last_token,    // the last row of each sequence
     top_k,         // scores [rows, experts] -> ids and weights [rows, k]
     rotary,        // rotary position encoding, and the write of new K/V to the cache
     scale,         // shared-expert gate and the like

@@ -1,0 +1,155 @@
+// Attention blocks of the transformer skeleton: projections, rotary positions, the core, the output projection.
+// Heads are sliced over the tp group; key/value heads are replicated where there are fewer of them than ranks.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "strategies/transformer.hpp"
+
+namespace moesim::strategies {
+
+void Transformer::kv_cache(const std::string& name, std::int64_t kv_len, std::int64_t cols) {
+  // One row per cached token: sequences x kv_len.
+  const Table& sequences = builder_.plan().table(sequence_rows_.table);
+  Table rows(sequences.rows(), 1);
+  for (int r = 0; r < sequences.rows(); ++r) {
+    const std::int64_t cached = detail::checked_mul(sequences.at(r, 0), kv_len);
+    if (cached > (std::int64_t{1} << 30))
+      throw Infeasible(fmt::format("one rank would cache {} tokens; at most 2^30 are supported", cached));
+    rows.at(r, 0) = static_cast<std::int32_t>(cached);
+  }
+  const Rows cached{0, builder_.table(std::move(rows))};
+  builder_.buffer({name, BufferRole::kv_cache, Location::device, in_.workload.kv_cache, cached, cols});
+}
+
+// DeepSeek-V2 (arXiv 2405.04434), section 2.1. Prefill expands the latent to keys and values; decode absorbs the
+// expansions into the queries and the output, so that the core reads the latent itself.
+BufferId Transformer::latent_projections(const Attention& a, Layer layer, const std::string& name, std::int64_t heads,
+                                         AttentionCore& core) {
+  const DType w = in_.model.weights;
+  const std::int64_t h = in_.model.hidden;
+  const std::int64_t latent = a.kv_lora_rank + a.qk_rope_head_dim;
+  const std::int64_t nope = a.qk_head_dim - a.qk_rope_head_dim;
+  const auto product = [&](const char* part, BufferId x, std::int64_t n, std::int64_t k, std::int64_t batch = 1) {
+    return gemm(name + part, Category::attention, layer, x, token_rows_, n, k, w, batch);
+  };
+  const auto norm = [&](const char* part, BufferId x, std::int64_t cols) {
+    return op(name + part, Category::attention, layer, {x}, token_rows_, cols, act(),
+              Elementwise{Elementwise::Fn::norm, token_rows_, cols, cols, act(), 0, {}});
+  };
+  BufferId q = normed_;
+  if (a.q_lora_rank > 0) q = norm(".q_a_norm", product(".q_a", q, a.q_lora_rank, h), a.q_lora_rank);
+  q = product(".q_b", q, heads * a.qk_head_dim, a.q_lora_rank > 0 ? a.q_lora_rank : h);
+  const BufferId kv = norm(".kv_a_norm", product(".kv_a", normed_, latent, h), latent);
+
+  core.heads = heads;
+  if (in_.workload.phase == Workload::Phase::decode) {
+    q = product(".absorb_k", q, a.kv_lora_rank, nope, heads);
+    core.kv_heads = 1;
+    core.qk_dim = latent;
+    core.v_dim = a.kv_lora_rank;
+    core.kv_cols = latent;  // the latent serves as key and value
+  } else {
+    const BufferId expanded = product(".kv_b", kv, heads * (nope + a.v_head_dim), a.kv_lora_rank);
+    core.kv_heads = heads;
+    core.qk_dim = a.qk_head_dim;
+    core.v_dim = a.v_head_dim;
+    core.kv_cols = heads * (a.qk_head_dim + a.v_head_dim);
+    q = op(name + ".rotary", Category::attention, layer, {q, expanded}, token_rows_, heads * a.qk_head_dim, act(),
+           Elementwise{Elementwise::Fn::rotary,
+                       token_rows_,
+                       (heads + 1) * a.qk_rope_head_dim,
+                       (heads + 1) * a.qk_rope_head_dim + latent,
+                       act(),
+                       0,
+                       {}});
+    kv_cache(name + ".kv_cache", core.kv_len, latent);
+    return q;
+  }
+  q = op(name + ".rotary", Category::attention, layer, {q, kv}, token_rows_, heads * latent, act(),
+         Elementwise{Elementwise::Fn::rotary,
+                     token_rows_,
+                     (heads + 1) * a.qk_rope_head_dim,
+                     (heads + 1) * a.qk_rope_head_dim + latent,
+                     act(),
+                     0,
+                     {}});
+  kv_cache(name + ".kv_cache", core.kv_len, latent);
+  return q;
+}
+
+BufferId Transformer::attention(const Attention& a, Layer layer, const std::string& name, bool cross, bool causal) {
+  const Workload& work = in_.workload;
+  const DType w = in_.model.weights;
+  const std::int64_t h = in_.model.hidden;
+  const std::int64_t heads = divide(a.heads, tp_, "attention heads");
+  const std::int64_t kv_heads = std::max<std::int64_t>(1, a.kv_heads / tp_);
+  if (a.kv_heads > tp_) divide(a.kv_heads, tp_, "key/value heads");
+
+  AttentionCore core;
+  core.sequences = sequence_rows_;
+  core.q_len = work.new_tokens();
+  core.kv_len = cross ? work.sequence_length : work.context();
+  core.causal = causal && !cross;
+  core.window = a.window;
+  core.dtype = work.kv_cache;
+  core.math = natural_math(act());
+  if (act() == DType::f32 && work.math) core.math = *work.math;
+
+  BufferId q;
+  std::int64_t value_cols = heads * a.v_head_dim;
+  switch (a.kind) {
+    case Attention::Kind::latent:
+      q = latent_projections(a, layer, name, heads, core);
+      break;
+    case Attention::Kind::grouped_query: {
+      const std::int64_t q_cols = heads * a.qk_head_dim * (a.output_gate ? 2 : 1);
+      const std::int64_t kv_cols = kv_heads * (a.qk_head_dim + a.v_head_dim);
+      core.heads = heads;
+      core.kv_heads = kv_heads;
+      core.qk_dim = a.qk_head_dim;
+      core.v_dim = a.v_head_dim;
+      core.kv_cols = kv_cols;
+      // Keys and values of the encoded input are cached before the first decoder step.
+      const std::int64_t n = cross ? q_cols : q_cols + kv_cols;
+      q = gemm(name + (cross ? ".q" : ".qkv"), Category::attention, layer, normed_, token_rows_, n, h, w);
+      if (cross) weight(name + ".kv.weight", Rows{h, {}}, kv_cols, w);
+      if (rotary_ && !cross)
+        q = op(name + ".rotary", Category::attention, layer, {q}, token_rows_, n, act(),
+               Elementwise{Elementwise::Fn::rotary,
+                           token_rows_,
+                           heads * a.qk_head_dim + kv_cols,
+                           heads * a.qk_head_dim + kv_cols,
+                           act(),
+                           0,
+                           {}});
+      if (work.phase != Workload::Phase::encode) {
+        const std::int64_t kept = core.window > 0 ? std::min(core.window, core.kv_len) : core.kv_len;
+        kv_cache(name + ".kv_cache", kept, kv_cols);
+      }
+      break;
+    }
+    case Attention::Kind::linear: {
+      // Gated delta net (arXiv 2412.06464): query, key, value and gate projections, a short convolution, and a state of
+      // [value heads, key width, value width] that every token reads and writes; chunked kernels keep it on chip.
+      const std::int64_t key_heads = divide(a.linear_key_heads, tp_, "linear-attention key heads");
+      const std::int64_t mixed = 2 * key_heads * a.qk_head_dim + heads * a.v_head_dim;
+      const std::int64_t n = mixed + heads * a.v_head_dim + 2 * heads;
+      const BufferId x = gemm(name + ".qkvz", Category::attention, layer, normed_, token_rows_, n, h, w);
+      // Per token and value head: decay, read, outer-product write and output of a key x value state: 2 flops each.
+      const std::int64_t state_flops = 8 * heads * a.qk_head_dim * a.v_head_dim + 2 * mixed * a.linear_conv_width;
+      const BufferId y =
+          op(name + ".delta_rule", Category::attention, layer, {x}, token_rows_, value_cols, act(),
+             Elementwise{Elementwise::Fn::delta_rule, token_rows_, n, value_cols, act(), state_flops, {}});
+      return gemm(name + ".output", Category::attention, layer, y, token_rows_, h, value_cols, w);
+    }
+  }
+  const BufferId cores =
+      op(name + ".core", Category::attention, layer, {q}, token_rows_, core.heads * core.v_dim, act(), core);
+  BufferId o = cores;
+  if (a.kind == Attention::Kind::latent && work.phase == Workload::Phase::decode)
+    o = gemm(name + ".absorb_v", Category::attention, layer, o, token_rows_, a.v_head_dim, a.kv_lora_rank, w, heads);
+  return gemm(name + ".output", Category::attention, layer, o, token_rows_, h, value_cols, w);
+}
+
+}  // namespace moesim::strategies

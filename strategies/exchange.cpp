@@ -1,0 +1,267 @@
+#include "strategies/exchange.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "plan/names.hpp"
+
+namespace moesim::strategies {
+namespace {
+
+// Copies between each pair of members: [ranks or 1, group size].
+Table pair_counts(const Table& routed, const ExpertPlacement& placement) {
+  Table out(routed.rows(), placement.ranks());
+  for (int r = 0; r < routed.rows(); ++r)
+    for (int j = 0; j < placement.ranks(); ++j)
+      for (int s = placement.slot_begin[static_cast<std::size_t>(j)];
+           s < placement.slot_begin[static_cast<std::size_t>(j) + 1]; ++s)
+        out.at(r, j) += routed.at(r, s);
+  return out;
+}
+
+// The way back: what rank r received from member i returns to it.
+Table transposed(const Table& pairs, const Groups& groups, int ranks) {
+  if (pairs.rows() == 1 && std::ranges::adjacent_find(pairs.row(0), std::not_equal_to<>{}) == pairs.row(0).end())
+    return pairs;
+  Table out(ranks, pairs.cols());
+  for (const std::vector<Rank>& g : groups)
+    for (std::size_t i = 0; i < g.size(); ++i)
+      for (std::size_t j = 0; j < g.size(); ++j)
+        out.at(g[j].value(), static_cast<int>(i)) = pairs.at(g[i].value(), static_cast<int>(j));
+  return out;
+}
+
+// Rows of each local expert: [ranks, most slots of a rank].
+Table expert_rows(const Table& routed, const Groups& groups, const ExpertPlacement& placement, int ranks) {
+  int most = 1;
+  for (int j = 0; j < placement.ranks(); ++j) most = std::max(most, placement.slots_on(Rank(j)));
+  Table out(ranks, most);
+  for (const std::vector<Rank>& g : groups)
+    for (std::size_t j = 0; j < g.size(); ++j)
+      for (const Rank source : g)
+        for (int s = 0; s < placement.slots_on(Rank(j)); ++s)
+          out.at(g[j].value(), s) += routed.at(source.value(), placement.slot_begin[j] + s);
+  return out;
+}
+
+// Slots a rank holds, for the size of its weights.
+Table slots_held(const Groups& groups, const ExpertPlacement& placement, int ranks, std::int64_t rows_each) {
+  Table out(ranks, 1);
+  for (const std::vector<Rank>& g : groups)
+    for (std::size_t j = 0; j < g.size(); ++j)
+      out.at(g[j].value(), 0) = static_cast<std::int32_t>(placement.slots_on(Rank(j)) * rows_each);
+  return out;
+}
+
+std::int64_t capacity(const Transformer& t, const MoeBlock& block, const ExchangeOptions& options) {
+  if (options.capacity_factor <= 0) return 0;
+  std::int64_t most = 0;
+  for (std::size_t i = 0; i < t.tokens().owners(); ++i) most = std::max(most, t.tokens().count(i));
+  const double per_expert = static_cast<double>(most * block.top_k) / static_cast<double>(block.experts);
+  // A product that is an integer but for rounding must not be rounded up past it.
+  const double scaled = std::ceil(per_expert * options.capacity_factor - 1e-9);
+  return std::max(options.min_capacity, static_cast<std::int64_t>(scaled));
+}
+
+}  // namespace
+
+std::vector<OptionSpec> exchange_option_specs() {
+  return {
+      {"capacity_factor", 0.0, "copies per expert and source, as a multiple of the mean; 0 = dropless", 0, 1e6, {}},
+      {"min_capacity", std::int64_t{4}, "smallest capacity (DeepSpeed's min_capacity)", 0, 1e6, {}},
+      {"once_per_rank", false, "send a token once to a rank however many of its experts are there (DeepEP)", 0, 0, {}},
+      {"expert_launch",
+       std::string("grouped"),
+       "one grouped GEMM, or a GEMM per expert",
+       0,
+       0,
+       {"grouped", "per_expert"}},
+      {"host_sync",
+       true,
+       "dropless: the host reads the counts before the exchange (NCCL); false: it does not (DeepEP)",
+       0,
+       0,
+       {}},
+      {"permute_kernels",
+       std::int64_t{1},
+       "framework operations of each dispatch and combine permutation",
+       1,
+       1000,
+       {}},
+      {"all_to_all",
+       std::string("automatic"),
+       "how tokens are exchanged",
+       0,
+       0,
+       {"automatic", "direct", "hierarchical"}},
+      {"dispatch_dtype",
+       std::string("activations"),
+       "number format on the wire on the way out",
+       0,
+       0,
+       {"activations", "fp8", "bf16", "f16", "f32"}},
+      {"placement", std::string("contiguous"), "which experts a rank holds", 0, 0, {"contiguous", "round_robin"}},
+  };
+}
+
+ExchangeOptions exchange_options(const Options& options, const Workload& workload) {
+  ExchangeOptions out;
+  out.capacity_factor = options.real("capacity_factor");
+  out.min_capacity = options.integer("min_capacity");
+  out.once_per_rank = options.flag("once_per_rank");
+  out.launch_per_expert = options.text("expert_launch") == "per_expert";
+  out.host_sync = options.flag("host_sync");
+  out.permute_kernels = static_cast<int>(options.integer("permute_kernels"));
+  out.algorithm = *parse_name<Collective::Algorithm>(algorithm_names, options.text("all_to_all"));
+  out.dispatch = parse_dtype(options.text("dispatch_dtype")).value_or(workload.activations);
+  if (out.capacity_factor > 0 && out.once_per_rank)
+    throw Infeasible("once_per_rank sends tokens, capacity_factor pads copies: only one of them can be asked for");
+  return out;
+}
+
+ExpertPlacement place(const Options& options, const MoeBlock& block, int members) {
+  const auto experts = static_cast<int>(block.experts);
+  return options.text("placement") == "round_robin" ? round_robin_placement(experts, members)
+                                                    : contiguous_placement(experts, members);
+}
+
+Table route_to_slots(const Table& owner_counts, const Plan& plan, const ExpertPlacement& placement) {
+  std::vector<std::vector<int>> slots_of(static_cast<std::size_t>(owner_counts.cols()));
+  for (int s = 0; s < placement.slots(); ++s)
+    slots_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()].push_back(s);
+  Table out(plan.ranks, placement.slots());
+  for (int r = 0; r < plan.ranks; ++r) {
+    const auto counts = owner_counts.row(plan.owner_of_rank[static_cast<std::size_t>(r)]);
+    for (std::size_t e = 0; e < counts.size(); ++e) {
+      const auto replicas = static_cast<std::int32_t>(slots_of[e].size());
+      for (std::int32_t i = 0; i < replicas; ++i) {
+        const auto rotated = (i + r) % replicas;
+        out.at(r, slots_of[e][static_cast<std::size_t>(i)]) =
+            counts[e] / replicas + (rotated < counts[e] % replicas ? 1 : 0);
+      }
+    }
+  }
+  return out;
+}
+
+BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertPlacement& placement,
+                  int slices, const ExchangeOptions& options) {
+  PlanBuilder& b = t.plan();
+  const Plan& plan = b.plan();
+  const MoeBlock& block = *moe.block;
+  const std::int64_t h = t.input().model.hidden;
+  const std::int64_t f = divide(block.expert.intermediate, slices, "expert columns");
+  const DType weight = t.input().model.expert_weights;
+  const int members = placement.ranks();
+  const bool one_expert_each = placement.slots() == members;
+  const bool alone = members == 1;
+
+  const BufferId choice = t.gate(moe);
+
+  // ---- who sends what to whom ----
+  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, t.tokens()), plan, placement);
+  const std::int64_t cap = capacity(t, block, options);
+  std::int64_t dropped = 0;
+  for (int r = 0; r < t.ranks(); r += t.tp())
+    for (const std::int32_t copies : routed.row(r)) dropped += cap > 0 ? std::max<std::int64_t>(0, copies - cap) : 0;
+  b.count_copies(t.tokens().total() * block.top_k, dropped);
+  const TableId routed_id = b.table(routed);
+  if (cap > 0) {  // every slot gets exactly the capacity from every source
+    routed = Table(1, placement.slots());
+    std::ranges::fill(routed.row(0), static_cast<std::int32_t>(cap));
+  }
+  Table pairs = pair_counts(routed, placement);
+  if (options.once_per_rank) {
+    if (placement.slots() != block.experts) throw Infeasible("once_per_rank does not go with replicated experts");
+    std::vector<int> bin_of(static_cast<std::size_t>(block.experts));
+    for (int j = 0; j < members; ++j)
+      for (int s = placement.slot_begin[static_cast<std::size_t>(j)];
+           s < placement.slot_begin[static_cast<std::size_t>(j) + 1]; ++s)
+        bin_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()] = j;
+    pairs = by_rank(distinct_counts(t.input().routing, moe.index, t.tokens(), bin_of, members), plan);
+  }
+  const TableId sent_id = b.table(pairs);
+  const TableId returned_id = b.table(transposed(pairs, groups, t.ranks()));
+  const TableId rows_id = b.table(expert_rows(routed, groups, placement, t.ranks()));
+  const Rows sent{0, sent_id};
+  const Rows received{0, returned_id};
+  const Rows computed{0, rows_id};
+  const GroupsId groups_id = b.groups(groups);
+  const PlacementId placement_id = b.placement(placement);
+
+  const RowOrder at_source = options.once_per_rank ? RowOrder::unique_by_rank : RowOrder::by_slot;
+  const RowOrder on_arrival = options.once_per_rank ? RowOrder::unique_by_source : RowOrder::by_source;
+  // fp8 on the wire carries a float32 scale per 128 elements (DeepEP): 4 bytes, the room of 4 elements.
+  const bool scaled = bits(options.dispatch) == 8;
+  const std::int64_t out_cols = scaled ? h + (h + 127) / 128 * 4 : h;
+  const auto permute = [&](RowOrder from, RowOrder to, Rows in, Rows out, std::int64_t cols, DType dtype) {
+    return Permute{from, to, moe.index, routed_id, groups_id, placement_id,
+                   cap,  in, out,       cols,      dtype,     Launch{false, options.permute_kernels}};
+  };
+  const auto exchange_rows = [&](const char* name, Category category, BufferId x, TableId counts, Rows rows,
+                                 std::int64_t cols, DType dtype) {
+    return t.op(
+        moe.prefix + name, category, moe.layer, {x}, rows, cols, dtype,
+        Collective{Collective::Kind::all_to_all_v, options.algorithm, groups_id, counts, cols, dtype, 0, {}, {}},
+        communication_stream, BufferRole::communication);
+  };
+
+  // ---- dispatch ----
+  if (cap == 0 && !alone) {
+    // Members tell each other how many copies each local expert gets, int32 each.
+    Table each(1, members);
+    std::ranges::fill(each.row(0), 1);
+    const std::int64_t local = (placement.slots() + members - 1) / members;
+    const BufferId counts =
+        exchange_rows(".counts", Category::dispatch, choice, b.table(each), Rows{members, {}}, local, DType::i32);
+    if (options.host_sync)
+      b.add({moe.prefix + ".counts_to_host",
+             Category::dispatch,
+             Pass::forward,
+             moe.layer,
+             communication_stream,
+             {},
+             {counts},
+             {},
+             HostSync{}});
+  }
+  BufferId x =
+      t.op(moe.prefix + ".permute", Category::dispatch, moe.layer, {moe.x, choice}, sent, out_cols, options.dispatch,
+           permute(RowOrder::token, at_source, t.token_rows(), sent, out_cols, options.dispatch));
+  if (!alone) x = exchange_rows(".dispatch", Category::dispatch, x, sent_id, received, out_cols, options.dispatch);
+  moe.add_shared_expert();
+  if (!alone && !(one_expert_each && !options.once_per_rank))
+    x = t.op(moe.prefix + ".group", Category::dispatch, moe.layer, {x}, computed, h, options.dispatch,
+             permute(on_arrival, RowOrder::by_slot, received, computed, h, options.dispatch));
+
+  // ---- experts ----
+  const Math math = t.math_for(weight);
+  const DType in = math == Math::fp8 || math == Math::int8 ? weight : t.act();
+  const Launch launch{options.launch_per_expert, 1};
+  const std::int64_t matrices = plan.table(rows_id).cols();
+  const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k) {
+    const Rows held{0, b.table(slots_held(groups, placement, t.ranks(), k))};
+    const BufferId w = t.weight(moe.prefix + name + ".weight", held, n, weight);
+    return t.op(
+        moe.prefix + name, Category::experts, moe.layer, {from, w}, computed, n, t.act(),
+        GroupedGemm{GroupedGemm::Form::forward, rows_id, matrices, n, k, in, weight, t.act(), math, launch, false});
+  };
+  const std::int64_t up_cols = block.expert.gated ? 2 * f : f;
+  BufferId y = expert_gemm(".up", x, up_cols, h);
+  const auto fn = block.expert.gated ? Elementwise::Fn::gated : Elementwise::Fn::activation;
+  y = t.op(moe.prefix + ".activation", Category::experts, moe.layer, {y}, computed, f, t.act(),
+           Elementwise{fn, computed, up_cols, f, t.act(), 0, block.expert.activation});
+  y = expert_gemm(".down", y, h, f);
+
+  // ---- combine ----
+  if (!alone && !(one_expert_each && !options.once_per_rank))
+    y = t.op(moe.prefix + ".ungroup", Category::combine, moe.layer, {y}, received, h, t.act(),
+             permute(RowOrder::by_slot, on_arrival, computed, received, h, t.act()));
+  if (!alone) y = exchange_rows(".combine", Category::combine, y, returned_id, sent, h, t.act());
+  return t.op(moe.prefix + ".unpermute", Category::combine, moe.layer, {y, choice}, t.token_rows(), h, t.act(),
+              permute(at_source, RowOrder::token, sent, t.token_rows(), h, t.act()));
+}
+
+}  // namespace moesim::strategies

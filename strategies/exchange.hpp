@@ -1,0 +1,40 @@
+// Expert parallelism's MoE layer: dispatch token copies to the ranks that hold their experts, compute, combine
+// (GShard, arXiv 2006.16668; DeepSpeed-MoE, arXiv 2201.05596). Shared by the strategies that exchange tokens.
+#pragma once
+
+#include <cstdint>
+
+#include "strategies/transformer.hpp"
+
+namespace moesim::strategies {
+
+struct ExchangeOptions {
+  // Tokens per (source rank, expert) are cut or padded to max(min_capacity, ceil(tokens * top_k / experts * factor)),
+  // as DeepSpeed-MoE does; 0 = dropless.
+  double capacity_factor = 0;
+  std::int64_t min_capacity = 0;
+  bool once_per_rank = false;      // a token goes once to each rank, however many of its experts are there
+  bool launch_per_expert = false;  // a GEMM per expert instead of one grouped GEMM
+  bool host_sync = true;           // the host reads the counts before it can size the exchange
+  int permute_kernels = 1;
+  Collective::Algorithm algorithm = Collective::Algorithm::automatic;
+  DType dispatch = DType::bf16;  // format on the wire on the way out; the way back is in the activations' format
+};
+
+// Options that every exchanging strategy offers, and their values.
+std::vector<OptionSpec> exchange_option_specs();
+ExchangeOptions exchange_options(const Options& options, const Workload& workload);
+
+// Experts of one block over the members of a group, as the options say.
+ExpertPlacement place(const Options& options, const MoeBlock& block, int members);
+
+// Which copies go where: a row of counts per rank for the slots of its group. Replicas of an expert share its copies
+// evenly, in token order; the remainder rotates with the source so that no replica is preferred.
+Table route_to_slots(const Table& owner_counts, const Plan& plan, const ExpertPlacement& placement);
+
+// The routed experts of one layer, exchanged inside `groups`; each expert's columns are sliced over `slices` ranks.
+// Every group places the experts by `placement` over its members. Returns [token rows, hidden].
+BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertPlacement& placement,
+                  int slices, const ExchangeOptions& options);
+
+}  // namespace moesim::strategies

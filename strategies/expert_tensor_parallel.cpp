@@ -1,0 +1,29 @@
+// Expert parallelism over groups of tensor-parallel ranks (DeepSpeed-TED, arXiv 2303.06318): `tensor_parallel`
+// consecutive ranks slice attention, dense parts and every expert, and replicate their tokens; ranks of the same
+// position in their group exchange token copies. The partial sums are reduced once per layer, after the combine.
+#include "strategies/exchange.hpp"
+
+namespace moesim::strategies {
+
+static Plan plan_expert_tensor_parallel(const Input& in) {
+  const int ranks = in.cluster.ranks();
+  const int tp = static_cast<int>(in.options.integer("tensor_parallel"));
+  const ExchangeOptions options = exchange_options(in.options, in.workload);
+  Transformer t(in, tp);
+  Groups groups(static_cast<std::size_t>(tp));
+  for (int r = 0; r < ranks; ++r) groups[static_cast<std::size_t>(r % tp)].emplace_back(r);
+  return std::move(t).build([&](const MoeLayer& moe) {
+    return exchange(t, moe, groups, place(in.options, *moe.block, ranks / tp), tp, options);
+  });
+}
+
+Strategy expert_tensor_parallel() {
+  std::vector<OptionSpec> options = exchange_option_specs();
+  options.insert(
+      options.begin(),
+      {"tensor_parallel", std::int64_t{2}, "consecutive ranks that slice attention and experts", 1, 1e6, {}});
+  return {"expert_tensor_parallel", "expert parallelism between tensor-parallel groups", std::move(options),
+          plan_expert_tensor_parallel};
+}
+
+}  // namespace moesim::strategies

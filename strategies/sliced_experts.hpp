@@ -1,0 +1,34 @@
+// Experts cut by columns of their first and rows of their second matrix (expert tensor sharding): every rank holds a
+// slice of every expert and computes a partial sum for all rows it is given.
+#pragma once
+
+#include <string>
+
+#include "strategies/transformer.hpp"
+
+namespace moesim::strategies {
+
+class SlicedExperts {
+ public:
+  enum class Kernel {
+    per_group,     // a GEMM per group of rows
+    fused,         // one grouped GEMM
+    block_sparse,  // one launch over 128 x 128 blocks (MegaBlocks, arXiv 2211.15841)
+  };
+  // rows: [ranks or 1, groups], groups a multiple of the experts: the same experts again for every source.
+  SlicedExperts(Transformer& t, const MoeLayer& moe, int slices, TableId rows, Kernel kernel);
+
+  // x [sum of rows, hidden] in the order of the groups -> partial sums [sum of rows, hidden].
+  [[nodiscard]] BufferId compute(BufferId x) const;
+
+ private:
+  [[nodiscard]] BufferId gemm(const char* name, BufferId x, std::int64_t n, std::int64_t k) const;
+
+  Transformer& t_;
+  const MoeLayer& moe_;
+  std::int64_t columns_;  // of one expert on one rank
+  TableId rows_;
+  Kernel kernel_;
+};
+
+}  // namespace moesim::strategies
