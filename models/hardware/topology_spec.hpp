@@ -1,4 +1,4 @@
-// The wires of a cluster, described; make_topology turns the description into a graph.
+// The wires of a cluster, described; make_topology turns the description into a graph. docs/network.md draws each kind.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ struct NodeFabric {
   enum class Kind : std::uint8_t {
     single,            // one GPU
     nvswitch,          // every GPU has one link (all its NVLinks together) to a non-blocking switch
-    hybrid_cube_mesh,  // DGX-1: 8 GPUs, point-to-point NVLinks (two of the six double), others relay
+    hybrid_cube_mesh,  // DGX-1: 8 GPUs, point-to-point NVLinks (two of a GPU's four neighbours by two), others relay
     pcie,              // GPUs on PCIe switches below CPU sockets, sockets joined by `socket_link`
   };
   Kind kind = Kind::nvswitch;
@@ -38,23 +38,30 @@ struct NetworkFabric {
   enum class Kind : std::uint8_t {
     none,          // one node
     single,        // every NIC on one non-blocking switch
-    rail,          // rail-optimized: NIC i of every node on leaf switch i, leaves joined by spines
+    rail,          // rail-optimized: NIC i of a node on leaf i of its group of nodes, leaves joined by spines
     leaf_spine,    // two-level fat tree: `nodes_per_leaf` nodes on a leaf, `spines` spines
-    fat_tree3,     // three levels: pods of leaves, then a core
+    fat_tree3,     // three levels: pods of leaves below `spines` aggregation switches, pods joined by `cores`
     dragonfly,     // groups of routers, all-to-all inside a group and between groups
-    nvlink_domain  // NVL72-like: all GPUs of all nodes on one NVLink switch fabric
+    nvlink_domain  // NVL72-like: the GPUs of `nodes_per_domain` nodes on one NVLink switch; several domains: leaf_spine
   };
   Kind kind = Kind::none;
-  LinkSpec nic;                 // one NIC
-  int nics_per_node = 1;        // GPU g of a node uses NIC g * nics_per_node / gpus_per_node
-  LinkSpec nic_pcie;            // GPU to its NIC; nominal 0 = as fast as the NIC
-  int nodes_per_leaf = 0;       // leaf_spine, fat_tree3: 0 = all nodes on one leaf
-  int leaves_per_pod = 0;       // fat_tree3
-  int spines = 1;
+  LinkSpec nic;                   // one NIC
+  int nics_per_node = 1;          // GPU g of a node uses NIC g * nics_per_node / gpus_per_node
+  LinkSpec nic_pcie;              // GPU to its NIC; nominal 0 = never the bottleneck, and not a link of the graph
+  int nodes_per_leaf = 0;         // rail, leaf_spine, fat_tree3: 0 = all nodes
+  int leaves_per_pod = 0;         // fat_tree3: 0 = all leaves
+  int spines = 1;                 // rail without spines (0): other rails are reached over NVLink only
+  int cores = 0;                  // fat_tree3: a multiple of spines; 0 = as many as spines
   double oversubscription = 1.0;  // downlink capacity of a leaf / its uplink capacity
-  Picoseconds switch_latency;
-  int groups = 1;               // dragonfly
+  // rail: a message to another rail goes over NVLink to the sender's neighbour on that rail first, as NCCL's PXN does,
+  // instead of through the spines.
+  bool pxn = true;
+  Picoseconds switch_latency;  // of crossing one switch, added to the link that enters it
+  int groups = 1;              // dragonfly: nodes are dealt to groups, then to the routers of a group, in order
   int routers_per_group = 1;
+  LinkSpec local_link;       // dragonfly: router to router of a group; nominal 0 = as `nic`
+  LinkSpec global_link;      // dragonfly: group to group, one per pair; nominal 0 = as `nic`
+  int nodes_per_domain = 0;  // nvlink_domain: 0 = all nodes
 };
 
 // "One NIC of node 3 at half rate": links whose name matches the pattern (a glob with * and ?) keep `factor` of their
@@ -72,8 +79,9 @@ struct TopologySpec {
   std::vector<Degradation> degraded;
 };
 
-// Throws InputError for descriptions that no graph fits (a hybrid cube mesh of other than 8 GPUs, a pattern that matches
-// no link, a cluster that a removed link cuts in two).
+// Ranks are numbered node by node. Thread-safe; routes are worked out when they are first asked for.
+// Throws InputError, with every fault at once, for descriptions that no graph fits (a hybrid cube mesh of other than 8
+// GPUs, a pattern that matches no link, a cluster that a removed link cuts in two).
 std::shared_ptr<const Topology> make_topology(const TopologySpec& spec);
 
 }  // namespace moesim::hardware

@@ -1,8 +1,9 @@
-// Flows on links. The simulator starts transfers (sets of flows) at a time, asks when something completes, and advances;
-// what happens in between is max-min fair sharing.
+// Flows on links. The simulator starts transfers (sets of flows) at a time, asks when something completes, and
+// advances; what happens in between is max-min fair sharing.
 //
-// Max-min fairness: rates x_f >= 0 with sum over f through l of x_f <= capacity_l for every link l and x_f <= cap_f, such
-// that no x_f / weight_f can be raised without lowering one that is no larger (Bertsekas & Gallager, Data Networks, 6.5.2).
+// Max-min fairness: rates x_f >= 0 with sum over f through l of x_f <= capacity_l for every link l and x_f <= cap_f,
+// such that no x_f / weight_f can be raised without lowering one that is no larger (Bertsekas & Gallager, Data
+// Networks, 6.5.2).
 #pragma once
 
 #include <cstdint>
@@ -41,24 +42,35 @@ struct LinkTotals {
 };
 
 // exact: every completion re-solves the shares of those it affects.
-// bounded: completions are batched; `error` bounds the relative error of a transfer's makespan.
+// bounded: completions are batched; batches shrink until the bracket of a transfer is within `error` of its makespan.
+// docs/network.md has both.
 struct Fidelity {
   enum class Kind : std::uint8_t { exact, bounded };
   Kind kind = Kind::exact;
   double error = 0.01;
 };
 
+// Between which times a transfer's last flow ends, had every completion been re-solved. low == high when it is exact.
+struct Bracket {
+  Picoseconds low;
+  Picoseconds high;
+};
+
 class Network {
  public:
   virtual ~Network() = default;
-  // Starts flows at `now`, which must not lie before the last advance. Flows with from == to, or of zero bytes, complete
-  // at once. Ranks without flows get no Completion. Completions come out in (time, transfer, rank) order.
+  // Starts flows at `now`, which must not lie before the last advance. A flow waits for the latency of its links, then
+  // drains. Flows with from == to, or of zero bytes, complete at once. Ranks without flows get no Completion.
+  // Completions come out in (time, transfer, rank) order.
   virtual TransferId start(Picoseconds now, std::span<const Flow> flows) = 0;
-  // The time of the next Completion, if any flow is under way.
+  // A time at or before which no Completion has been missed: that of the next event, if any flow is under way. Often
+  // the time of the next Completion, never later; advance(*next()) may append nothing.
   [[nodiscard]] virtual std::optional<Picoseconds> next() = 0;
   // Moves time forward to `until` and appends what completes at or before it. until >= the last time seen.
   virtual void advance(Picoseconds until, std::vector<Completion>& out) = 0;
   [[nodiscard]] virtual std::vector<LinkTotals> totals() const = 0;  // by LinkId
+  // Of a transfer that is complete; of one under way, what is known of it.
+  [[nodiscard]] virtual Bracket bracket(TransferId transfer) const = 0;
 };
 
 // The topology must outlive the network. No flow ever moves faster than the links it crosses.
