@@ -1,0 +1,148 @@
+// A study's result as files: report.json, ops.csv, Chrome trace.
+#include "support/files.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+
+#include <nlohmann/json.hpp>
+#include <ostream>
+
+#include "moesim/version.hpp"
+#include "study/result.hpp"
+
+namespace moesim::study {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json pairs(const std::vector<std::pair<std::string, std::string>>& items) {
+  ordered_json out = ordered_json::object();
+  for (const auto& [key, value] : items) out[key] = value;
+  return out;
+}
+
+ordered_json to_json(const StrategyResult& r) {
+  ordered_json out = {{"strategy", r.label}, {"kind", r.kind}, {"possible", r.infeasible.empty()}};
+  if (!r.infeasible.empty()) {
+    out["why_not"] = r.infeasible;
+    return out;
+  }
+  const Summary& s = r.summary;
+  out["step_us"] = to_microseconds(s.step);
+  out["moe_layer_us"] = to_microseconds(s.moe_layer);
+  out["speedup"] = r.to_baseline;
+  out["moe_layer_speedup"] = r.layer_to_baseline;
+  out["straggler_factor"] = s.straggler;
+  out["slowest_rank"] = s.slowest.value();
+  out["dropped_share"] = s.dropped;
+  out["sent_bytes_per_rank"] = s.sent.value();
+  out["received_bytes_per_rank"] = s.received.value();
+  out["expert_flops_per_rank"] = {{"min", s.expert_flops_min.value()}, {"max", s.expert_flops_max.value()}};
+  ordered_json roles = ordered_json::object();
+  for (const auto& [role, bytes] : s.memory.by_role) roles[std::string(to_string(role))] = bytes.value();
+  out["memory"] = {{"peak_bytes", s.memory.total.value()},
+                   {"limit_bytes", s.memory_limit.value()},
+                   {"fits", s.fits},
+                   {"by_role", roles}};
+  ordered_json parts = ordered_json::object();
+  for (std::size_t p = 0; p < part_count; ++p)
+    parts[std::string(to_string(static_cast<Part>(p)))] = to_microseconds(s.parts[p]);
+  out["parts_us"] = parts;
+  ordered_json links = ordered_json::array();
+  for (const BusyLink& l : s.links)
+    links.push_back({{"link", l.name}, {"bytes", l.bytes.value()}, {"busy", l.busy}, {"utilization", l.utilization}});
+  out["links"] = links;
+  out["bottleneck"] = s.bottleneck;
+  return out;
+}
+
+}  // namespace
+
+std::string report_json(const StudyResult& study) {
+  ordered_json points = ordered_json::array();
+  for (const PointResult& p : study.points) {
+    ordered_json strategies = ordered_json::array();
+    for (const StrategyResult& s : p.strategies) strategies.push_back(to_json(s));
+    points.push_back({{"at", pairs(p.axes)},
+                      {"model", p.model},
+                      {"cluster", p.cluster},
+                      {"workload", p.workload},
+                      {"routing", p.routing},
+                      {"routing_synthetic", p.routing_synthetic},
+                      {"strategies", strategies}});
+  }
+  ordered_json published = ordered_json::array();
+  for (const PublishedRow& row : study.published)
+    published.push_back({{"strategy", row.strategy},
+                         {"metric", row.metric},
+                         {"at", pairs(row.at)},
+                         {"published", row.published},
+                         {"predicted", row.predicted ? ordered_json(*row.predicted) : ordered_json()},
+                         {"unit", row.unit},
+                         {"used_in_fit", row.used_in_fit},
+                         {"source", row.source}});
+  const ordered_json out = {{"report_version", report_version},
+                            {"moesim_version", version},
+                            {"study", study.name},
+                            {"baseline", study.baseline},
+                            {"feasible", study.feasible()},
+                            {"points", points},
+                            {"published", published}};
+  return out.dump(2) + "\n";
+}
+
+void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline) {
+  write_file(path, [&](std::ostream& out) {
+    fmt::print(out, "strategy,op,kind,category,layer,rank,stream,ready_us,start_us,end_us,launch_us,wait_us\n");
+    for (const Span& s : timeline.spans) {
+      const Op& op = plan.op(s.op);
+      fmt::print(out, "{},{},{},{},{},{},{},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f}\n", plan.strategy, op.name,
+                 to_string(op.work), to_string(op.category), op.layer.value(), s.rank.value(), op.stream,
+                 to_microseconds(s.ready), to_microseconds(s.start), to_microseconds(s.end), to_microseconds(s.launch),
+                 to_microseconds(s.wait));
+    }
+  });
+}
+
+void write_trace(const std::string& path, const Plan& plan, const Timeline& timeline, const Cluster& cluster) {
+  constexpr std::array<const char*, 3> streams{"compute", "communication", "copies"};
+  write_file(path, [&](std::ostream& out) {
+    const char* separator = "\n";
+    const auto event = [&](const std::string& json) {
+      out << separator << json;
+      separator = ",\n";
+    };
+    const auto name_of = [&](const char* what, int pid, int tid, const std::string& name) {
+      event(fmt::format(R"({{"ph":"M","name":"{}","pid":{},"tid":{},"args":{{"name":"{}"}}}})", what, pid, tid, name));
+    };
+    out << "{\"displayTimeUnit\":\"ns\",\"traceEvents\":[";
+    for (int r = 0; r < timeline.ranks; ++r) {
+      name_of("process_name", r, 0,
+              fmt::format("rank {} (node {} GPU {})", r, r / cluster.gpus_per_node, r % cluster.gpus_per_node));
+      for (std::size_t s = 0; s < streams.size(); ++s) name_of("thread_name", r, static_cast<int>(s), streams[s]);
+    }
+    for (const Span& s : timeline.spans) {
+      const Op& op = plan.op(s.op);
+      event(fmt::format(
+          R"({{"ph":"X","name":"{}","cat":"{}","pid":{},"tid":{},"ts":{:.6f},"dur":{:.6f},"args":{{"op":"{}","ready_us":{:.3f},"launch_us":{:.3f},"wait_us":{:.3f}}}}})",
+          op.name, to_string(op.category), s.rank.value(), op.stream, to_microseconds(s.start),
+          to_microseconds(s.end - s.start), to_string(op.work), to_microseconds(s.ready), to_microseconds(s.launch),
+          to_microseconds(s.wait)));
+    }
+    const int links = timeline.ranks;  // a process after the last rank
+    name_of("process_name", links, 0, "links");
+    std::vector<bool> named(cluster.topology->links().size());
+    for (const LinkInterval& i : timeline.link_intervals) {
+      const Link& link = cluster.topology->links()[i.link.index()];
+      const int tid = i.link.value();
+      if (!named[i.link.index()]) name_of("thread_name", links, tid, link.name);
+      named[i.link.index()] = true;
+      event(fmt::format(
+          R"({{"ph":"X","name":"{}","cat":"link","pid":{},"tid":{},"ts":{:.6f},"dur":{:.6f},"args":{{"bytes":{}}}}})",
+          plan.op(i.op).name, links, tid, to_microseconds(i.start), to_microseconds(i.end - i.start), i.bytes.value()));
+    }
+    out << "\n]}\n";
+  });
+}
+
+}  // namespace moesim::study

@@ -1,0 +1,135 @@
+// A study's result as text: 120 columns, best strategy first.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+
+#include "study/result.hpp"
+#include "support/text.hpp"
+
+namespace moesim::study {
+namespace {
+
+// Columns as wide as their widest cell; the first is left-aligned, numbers are right-aligned.
+class TextTable {
+ public:
+  explicit TextTable(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
+  [[nodiscard]] std::string text() const {
+    std::vector<std::size_t> width(rows_.front().size());
+    for (const auto& row : rows_)
+      for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
+    std::string out;
+    for (std::size_t r = 0; r < rows_.size(); ++r) {
+      for (std::size_t c = 0; c < rows_[r].size(); ++c)
+        out += c == 0 ? fmt::format("{:<{}}", rows_[r][c], width[c]) : fmt::format("  {:>{}}", rows_[r][c], width[c]);
+      while (out.back() == ' ') out.pop_back();
+      out += '\n';
+      if (r == 0) {
+        std::size_t total = 0;
+        for (std::size_t c = 0; c < width.size(); ++c) total += width[c] + (c == 0 ? 0 : 2);
+        out += std::string(total, '-') + "\n";
+      }
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string axes_line(const std::vector<std::pair<std::string, std::string>>& axes) {
+  std::string out;
+  for (const auto& [key, value] : axes) out += fmt::format("{}{} = {}", out.empty() ? "" : ", ", key, value);
+  return out;
+}
+
+std::string ratio(double r) { return r > 0 ? fmt::format("{:.2f}x", r) : "-"; }
+
+std::string fits(const Summary& s) { return s.fits ? "yes" : fmt::format("NO (of {})", human_binary(s.memory_limit)); }
+
+void strategies(const StudyResult& study, const PointResult& point, std::string& out) {
+  const std::string baseline = study.baseline.empty() ? "ratio" : "vs " + study.baseline;
+  TextTable table({"strategy", "step", "MoE layer", baseline, "layer", "straggler", "dropped", "sent/rank", "recv/rank",
+                   "peak memory", "fits"});
+  for (const StrategyResult& s : point.strategies) {
+    if (!s.infeasible.empty()) continue;
+    const Summary& m = s.summary;
+    table.add({s.label, human(m.step), human(m.moe_layer), ratio(s.to_baseline), ratio(s.layer_to_baseline),
+               fmt::format("{:.2f}", m.straggler), m.dropped > 0 ? fmt::format("{:.1f} %", 100 * m.dropped) : "0",
+               human(m.sent), human(m.received), human_binary(m.memory.total), fits(m)});
+  }
+  out += table.text();
+  for (const StrategyResult& s : point.strategies)
+    if (!s.infeasible.empty()) out += fmt::format("{}: not possible: {}\n", s.label, s.infeasible);
+}
+
+void where_time_goes(const PointResult& point, std::string& out) {
+  std::vector<std::size_t> shown;
+  for (std::size_t p = 0; p < part_count; ++p)
+    if (std::ranges::any_of(point.strategies, [&](const StrategyResult& s) { return s.summary.parts[p].value() > 0; }))
+      shown.push_back(p);
+  std::vector<std::string> head{"where the time goes"};
+  for (const std::size_t p : shown) head.emplace_back(to_string(static_cast<Part>(p)));
+  TextTable table(std::move(head));
+  for (const StrategyResult& s : point.strategies) {
+    if (!s.infeasible.empty()) continue;
+    std::vector<std::string> row{s.label};
+    for (const std::size_t p : shown)
+      row.push_back(fmt::format("{:.1f} %", 100 * (s.summary.parts[p] / s.summary.step)));
+    table.add(std::move(row));
+  }
+  out += '\n' + table.text() + '\n';
+  for (const StrategyResult& s : point.strategies)
+    if (s.infeasible.empty()) out += fmt::format("{}: {}\n", s.label, s.summary.bottleneck);
+}
+
+void published(const StudyResult& study, std::string& out) {
+  if (study.published.empty()) return;
+  TextTable table({"predicted against published", "at", "published", "predicted", "error", "used for"});
+  std::vector<double> errors;
+  for (const PublishedRow& row : study.published) {
+    std::string error = "-";
+    if (row.predicted) {
+      const double e = *row.predicted / row.published - 1;
+      error = fmt::format("{:+.1f} %", 100 * e);
+      if (!row.used_in_fit) errors.push_back(std::abs(e));
+    }
+    table.add({row.strategy + " " + row.metric, axes_line(row.at), fmt::format("{:.4g} {}", row.published, row.unit),
+               row.predicted ? fmt::format("{:.4g} {}", *row.predicted, row.unit) : "-", error,
+               row.used_in_fit ? "fit" : "check"});
+  }
+  out += '\n' + table.text();
+  if (errors.empty()) return;
+  std::ranges::sort(errors);
+  out += fmt::format("of {} figures not used in the fit: median error {:.1f} %, largest {:.1f} %\n", errors.size(),
+                     100 * errors[errors.size() / 2], 100 * errors.back());
+}
+
+}  // namespace
+
+bool StudyResult::feasible() const {
+  return !points.empty() && std::ranges::all_of(points, [](const PointResult& p) {
+    return std::ranges::any_of(p.strategies,
+                               [](const StrategyResult& s) { return s.infeasible.empty() && s.summary.fits; });
+  });
+}
+
+std::string render(const StudyResult& study) {
+  std::string out = fmt::format("{}\n", study.name);
+  if (!study.description.empty()) out += study.description + "\n";
+  for (const PointResult& point : study.points) {
+    out += '\n';
+    if (!point.axes.empty()) out += fmt::format("== {} ==\n", axes_line(point.axes));
+    out += fmt::format("{}, {}\n{}; routing: {}{}\n\n", point.model, point.cluster, point.workload, point.routing,
+                       point.routing_synthetic ? " (synthetic)" : "");
+    strategies(study, point, out);
+    if (std::ranges::any_of(point.strategies, [](const StrategyResult& s) { return s.infeasible.empty(); }))
+      where_time_goes(point, out);
+  }
+  published(study, out);
+  return out;
+}
+
+}  // namespace moesim::study

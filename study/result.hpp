@@ -1,0 +1,75 @@
+// What a study found: per point of its sweep, per strategy.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "moesim/machine.hpp"
+#include "moesim/plan.hpp"
+#include "moesim/timeline.hpp"
+#include "study/summary.hpp"
+
+namespace moesim::study {
+
+struct StrategyResult {
+  std::string label;
+  std::string kind;
+  std::string infeasible;  // why there is no result; empty where there is one
+  Summary summary;
+  double to_baseline = 0;        // baseline step / this step: above 1 is faster; 0 = no baseline
+  double layer_to_baseline = 0;  // the same of the MoE layer
+};
+
+struct PointResult {
+  std::vector<std::pair<std::string, std::string>> axes;  // swept keys and their values
+  std::string model;
+  std::string cluster;
+  std::string workload;
+  std::string routing;
+  bool routing_synthetic = true;
+  std::vector<StrategyResult> strategies;  // best first: those that fit before those that do not, by step
+};
+
+// A figure somebody published, beside what is predicted.
+struct PublishedRow {
+  std::string strategy;
+  std::string metric;
+  std::vector<std::pair<std::string, std::string>> at;
+  double published = 0;
+  std::optional<double> predicted;
+  std::string unit;
+  bool used_in_fit = false;
+  std::string source;
+};
+
+struct StudyResult {
+  std::string name;
+  std::string description;
+  std::string scenario;  // path as given
+  std::string baseline;  // label; empty = none
+  std::vector<PointResult> points;
+  std::vector<PublishedRow> published;
+
+  // The study's answer: at every point some strategy fits and runs.
+  [[nodiscard]] bool feasible() const;
+};
+
+// ---- output ----
+
+// For people: a table per point, where the time goes, what limits, and predicted beside published figures.
+std::string render(const StudyResult& result);
+
+// For programs: docs/report_format.md.
+inline constexpr int report_version = 1;
+std::string report_json(const StudyResult& result);
+
+// One line per op and rank: strategy,op,kind,category,layer,rank,stream,ready_us,start_us,end_us,launch_us,wait_us
+void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline);
+
+// Chrome trace format, for Perfetto: a process per GPU with a track per stream, and a process with a track per link.
+void write_trace(const std::string& path, const Plan& plan, const Timeline& timeline, const Cluster& cluster);
+
+}  // namespace moesim::study

@@ -1,0 +1,221 @@
+#include "study/summary.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "support/text.hpp"
+
+namespace moesim::study {
+namespace {
+
+Part part_of(Category c) {
+  switch (c) {
+    case Category::attention:
+      return Part::attention;
+    case Category::gate:
+      return Part::gate;
+    case Category::dispatch:
+      return Part::dispatch;
+    case Category::experts:
+      return Part::experts;
+    case Category::combine:
+      return Part::combine;
+    case Category::dense:
+      return Part::dense;
+    case Category::embedding:
+      return Part::embedding;
+    case Category::optimizer:
+    case Category::other:
+      return Part::other;
+  }
+  return Part::other;
+}
+
+bool in_moe_layer(const Op& op) {
+  return op.layer.valid() && (op.category == Category::gate || op.category == Category::dispatch ||
+                              op.category == Category::experts || op.category == Category::combine);
+}
+
+// A stretch of a rank's time that an op claims; the claim of the highest rank in `claim order` wins.
+struct Claim {
+  Picoseconds begin;
+  Picoseconds end;
+  int order;  // 0 kernels, 1 transfers, 2 waiting, 3 launching
+  Part part;
+};
+
+void claims_of(const Op& op, const Span& s, std::vector<Claim>& out) {
+  const Part part = part_of(op.category);
+  const auto add = [&](Picoseconds from, Picoseconds to, int order, Part p) {
+    if (from < to) out.push_back({from, to, order, p});
+  };
+  if (std::holds_alternative<Collective>(op.work)) {
+    add(s.ready, s.ready + s.launch, 3, Part::launch);
+    add(s.ready + s.launch, s.start, 2, Part::wait);
+    add(s.start, s.end, 1, part);
+    return;
+  }
+  if (std::holds_alternative<HostSync>(op.work)) return add(s.ready, s.end, 3, Part::launch);
+  // Time that the kernels of one op waited for the host lies between them; it is shown after them.
+  const Picoseconds starved = s.launch - (s.start - s.ready);
+  add(s.ready, s.start, 3, Part::launch);
+  add(s.start, s.end - starved, op.stream == 0 ? 0 : 1, part);
+  add(s.end - starved, s.end, 3, Part::launch);
+}
+
+// Sweeps the claims of one rank; adds to `parts`.
+void sweep(std::vector<Claim>& claims, Picoseconds step, std::array<Picoseconds, part_count>& parts) {
+  struct Edge {
+    Picoseconds time;
+    bool begins;
+    const Claim* claim;
+  };
+  std::vector<Edge> edges;
+  edges.reserve(2 * claims.size());
+  for (const Claim& c : claims) {
+    edges.push_back({c.begin, true, &c});
+    edges.push_back({c.end, false, &c});
+  }
+  std::ranges::sort(edges, [](const Edge& a, const Edge& b) { return a.time < b.time; });
+  const auto less = [](const Claim* a, const Claim* b) {
+    return std::pair(a->order, a) < std::pair(b->order, b);  // claims lie in one vector
+  };
+  std::set<const Claim*, decltype(less)> active(less);
+  Picoseconds now;
+  for (const Edge& e : edges) {
+    const Part part = active.empty() ? Part::idle : (*active.begin())->part;
+    parts[static_cast<std::size_t>(part)] += e.time - now;
+    now = e.time;
+    if (e.begins) {
+      active.insert(e.claim);
+    } else {
+      active.erase(e.claim);
+    }
+  }
+  parts[static_cast<std::size_t>(Part::idle)] += step - now;
+}
+
+std::string bottleneck(const Summary& s, const Cluster& cluster) {
+  const auto largest = static_cast<std::size_t>(std::ranges::max_element(s.parts) - s.parts.begin());
+  const Part part = static_cast<Part>(largest);
+  const double share = s.step.value() > 0 ? 100.0 * (s.parts[largest] / s.step) : 0;
+  std::string out = fmt::format("{} takes {:.0f} % of the step", to_string(part), share);
+  const bool transfers = part == Part::dispatch || part == Part::combine;
+  if ((part == Part::experts || part == Part::wait) && s.straggler > 1.02)
+    out += fmt::format("; rank {} ({}) has {:.2f} times the mean expert work", s.slowest.value(),
+                       fmt::format("node {}", s.slowest.value() / cluster.gpus_per_node), s.straggler);
+  if ((transfers || part == Part::wait) && !s.links.empty())
+    out += fmt::format("; busiest link {} ({:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
+                       100 * s.links.front().busy, 100 * s.links.front().utilization);
+  return out;
+}
+
+}  // namespace
+
+std::string_view to_string(Part part) {
+  constexpr std::array<std::string_view, part_count> names{"attention", "gate",   "dispatch",  "experts",
+                                                           "combine",   "dense",  "embedding", "other",
+                                                           "waiting",   "launch", "idle"};
+  return names[static_cast<std::size_t>(part)];
+}
+
+Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster) {
+  Summary out;
+  out.step = timeline.makespan;
+  const auto ranks = static_cast<std::size_t>(plan.ranks);
+
+  std::vector<std::vector<Claim>> claims(ranks);
+  struct Extent {
+    Picoseconds begin = Picoseconds::max();
+    Picoseconds end;
+  };
+  std::map<Layer, std::vector<Extent>> layers;
+  std::map<Layer, std::vector<Picoseconds>> expert_time;
+  for (const Span& s : timeline.spans) {
+    const Op& op = plan.op(s.op);
+    claims_of(op, s, claims[s.rank.index()]);
+    if (!in_moe_layer(op)) continue;
+    std::vector<Extent>& extents = layers[op.layer];
+    extents.resize(ranks);
+    Extent& e = extents[s.rank.index()];
+    e.begin = std::min(e.begin, s.ready);
+    e.end = std::max(e.end, s.end);
+    if (op.category != Category::experts) continue;
+    std::vector<Picoseconds>& time = expert_time[op.layer];
+    time.resize(ranks);
+    time[s.rank.index()] += s.end - s.ready - s.launch;
+  }
+
+  for (std::vector<Claim>& c : claims) sweep(c, out.step, out.parts);
+  for (Picoseconds& p : out.parts) p = p / plan.ranks;
+
+  Picoseconds total;
+  std::int64_t count = 0;
+  for (const auto& [layer, extents] : layers)
+    for (const Extent& e : extents)
+      if (e.begin <= e.end) {
+        total += e.end - e.begin;
+        ++count;
+      }
+  if (count > 0) out.moe_layer = total / count;
+
+  std::vector<Picoseconds> by_rank(ranks);
+  double slowest_sum = 0;
+  double mean_sum = 0;
+  for (const auto& [layer, time] : expert_time) {
+    Picoseconds sum;
+    for (std::size_t r = 0; r < ranks; ++r) {
+      by_rank[r] += time[r];
+      sum += time[r];
+    }
+    slowest_sum += static_cast<double>(std::ranges::max(time).value());
+    mean_sum += static_cast<double>(sum.value()) / static_cast<double>(ranks);
+  }
+  if (mean_sum > 0) out.straggler = slowest_sum / mean_sum;
+  out.slowest = Rank(static_cast<std::size_t>(std::ranges::max_element(by_rank) - by_rank.begin()));
+
+  bool first = true;
+  for (int r = 0; r < plan.ranks; ++r) {
+    Bytes sent;
+    Bytes received;
+    Flops flops;
+    for (const Op& op : plan.ops) {
+      if (const auto* c = std::get_if<Collective>(&op.work)) {
+        const Traffic t = traffic(plan, *c, Rank(r));
+        sent += t.sent;
+        received += t.received;
+      } else if (const auto* g = std::get_if<GroupedGemm>(&op.work)) {
+        flops += Flops(2 * plan.table(g->rows).row_sum(r)) * detail::checked_mul(g->n, g->k);
+      }
+    }
+    out.sent = std::max(out.sent, sent);
+    out.received = std::max(out.received, received);
+    out.expert_flops_max = first ? flops : std::max(out.expert_flops_max, flops);
+    out.expert_flops_min = first ? flops : std::min(out.expert_flops_min, flops);
+    first = false;
+  }
+
+  out.memory = worst_memory_peak(plan);
+  out.memory_limit = cluster.gpu.memory - cluster.gpu.reserved;
+  out.fits = out.memory.total <= out.memory_limit;
+  if (plan.routed_copies > 0)
+    out.dropped = static_cast<double>(plan.dropped_copies) / static_cast<double>(plan.routed_copies);
+
+  std::vector<LinkUse> links = timeline.links;
+  std::ranges::stable_sort(links, [](const LinkUse& a, const LinkUse& b) {
+    return std::pair(a.busy, a.bytes) > std::pair(b.busy, b.bytes);
+  });
+  if (links.size() > 5) links.resize(5);
+  for (const LinkUse& l : links) {
+    const Link& link = cluster.topology->links()[l.link.index()];
+    const double carried = static_cast<double>(l.bytes.value()) / link.capacity.value();
+    out.links.push_back({link.name, l.bytes, l.busy / out.step, l.busy.value() > 0 ? carried / to_seconds(l.busy) : 0});
+  }
+  out.bottleneck = bottleneck(out, cluster);
+  return out;
+}
+
+}  // namespace moesim::study

@@ -1,0 +1,59 @@
+// What a Timeline says, in the numbers that a report shows.
+#pragma once
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "moesim/machine.hpp"
+#include "moesim/plan.hpp"
+#include "moesim/timeline.hpp"
+
+namespace moesim::study {
+
+// Where the time of a rank goes. Every instant of a step belongs to exactly one part: a kernel that computes, else a
+// transfer, else waiting for peers in a collective, else the host being behind with launches, else nothing.
+enum class Part : std::uint8_t {
+  attention,
+  gate,
+  dispatch,
+  experts,
+  combine,
+  dense,
+  embedding,
+  other,
+  wait,    // in a collective, for ranks that are not there yet
+  launch,  // for the host thread
+  idle,
+};
+inline constexpr std::size_t part_count = 11;
+std::string_view to_string(Part part);
+
+struct BusyLink {
+  std::string name;
+  Bytes bytes;
+  double busy = 0;         // share of the step with traffic on it
+  double utilization = 0;  // bytes / (capacity x time with traffic)
+};
+
+struct Summary {
+  Picoseconds step;       // end to end: TTFT of a prefill, TPOT of a decode step, the pass of an encoder
+  Picoseconds moe_layer;  // gate to combine, mean over MoE layers and ranks
+  double straggler = 1;   // expert compute: slowest rank / mean, summed over layers
+  Rank slowest;           // the rank with the most expert compute
+  Bytes sent;             // by collectives, application bytes, most of any rank
+  Bytes received;
+  MemoryPeak memory;  // of the rank that needs most
+  Bytes memory_limit;
+  bool fits = true;
+  double dropped = 0;      // share of token copies over capacity
+  Flops expert_flops_max;  // of one rank: equal for all ranks under expert sharding
+  Flops expert_flops_min;
+  std::array<Picoseconds, part_count> parts{};  // mean over ranks; sums to step up to rounding
+  std::vector<BusyLink> links;                  // the five most busy, by time then utilization
+  std::string bottleneck;                       // one sentence
+};
+
+Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster);
+
+}  // namespace moesim::study
