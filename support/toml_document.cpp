@@ -2,6 +2,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <tuple>
 
@@ -71,14 +72,37 @@ using namespace toml_detail;
 
 TomlDocument::TomlDocument(const std::string& path) : TomlDocument(read_file(path, std::size_t{16} << 20), path) {}
 
+namespace {
+
+// What the parser could not read. It takes a word without quotes for a number or a date that went wrong; say what it
+// is.
+Diagnostic parse_fault(std::string_view text, const std::string& name, const toml::parse_error& e) {
+  const toml::source_position at = e.source().begin;
+  for (toml::source_index line = 1; line < at.line; ++line)
+    text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
+  const std::string_view line = text.substr(0, text.find('\n'));
+  const std::size_t begin = line.find_first_not_of(' ', std::min(line.find('='), line.size() - 1) + 1);
+  if (begin != std::string_view::npos && std::isalpha(static_cast<unsigned char>(line[begin]))) {
+    const std::string_view rest = line.substr(begin);
+    const std::string_view word = rest.substr(0, rest.find_first_of(" \t\r#,]}"));
+    if (word != "true" && word != "false" && word != "nan" && word != "inf")
+      return {{name, static_cast<int>(at.line), static_cast<int>(begin) + 1},
+              fmt::format("{} stands without quotes", word),
+              fmt::format("a text is written \"{}\"", word)};
+  }
+  return {{name, static_cast<int>(at.line), static_cast<int>(at.column)},
+          std::string(e.description()),
+          "the file is TOML: texts need quotes, and a key stands once in its table"};
+}
+
+}  // namespace
+
 TomlDocument::TomlDocument(std::string_view text, const std::string& name) : impl_(std::make_unique<Impl>()) {
   impl_->file = name;
   try {
     impl_->root = toml::parse(text, name);
   } catch (const toml::parse_error& e) {
-    const toml::source_position at = e.source().begin;
-    throw InputError({name, static_cast<int>(at.line), static_cast<int>(at.column)}, std::string(e.description()),
-                     "the file is TOML: strings need quotes, and a key stands once in its table");
+    throw InputError({parse_fault(text, name, e)});
   }
   if (impl_->root.empty()) throw InputError({name, 0, 0}, "is empty: it holds no keys");
 }

@@ -122,8 +122,8 @@ class TomlTable {
   [[nodiscard]] SourcePlace place(std::string_view key) const;  // of the value; of the table where the key is absent
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::string path(std::string_view key) const;
-  void error(std::string message, std::string hint = {});                        // at the table
-  void error(std::string_view key, std::string message, std::string hint = {});  // at the value
+  void error(std::string message, std::string hint = {});                                // at the table
+  void error_at(std::string_view key, std::string_view message, std::string hint = {});  // "'table.key': message"
   // A key that is known but out of place here is a fault with its reason, instead of an unknown key.
   void forbid(std::string_view key, std::string_view reason);
 

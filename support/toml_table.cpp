@@ -44,8 +44,8 @@ SourcePlace TomlTable::place(std::string_view key) const {
 void TomlTable::error(std::string message, std::string hint) {
   document_->faults.push_back({place(), std::move(message), std::move(hint)});
 }
-void TomlTable::error(std::string_view key, std::string message, std::string hint) {
-  document_->faults.push_back({place(key), std::move(message), std::move(hint)});
+void TomlTable::error_at(std::string_view key, std::string_view message, std::string hint) {
+  document_->faults.push_back({place(key), fmt::format("'{}': {}", path(key), message), std::move(hint)});
 }
 bool TomlTable::has(std::string_view key) const { return table_ && as_table(table_).contains(key); }
 bool TomlTable::is_table(std::string_view key) const {
@@ -62,7 +62,7 @@ std::vector<std::string> TomlTable::keys() const {
 void TomlTable::forbid(std::string_view key, std::string_view reason) {
   if (!has(key)) return;
   document_->ask(as_table(table_), key);
-  error(key, fmt::format("'{}' is out of place: {}", key, reason));
+  error_at(key, fmt::format("is out of place: {}", reason));
 }
 
 const void* TomlTable::find(std::string_view key, Need need) {
@@ -81,7 +81,7 @@ bool TomlTable::read(std::string_view key, T& out, Need need, const Range<T>& ra
   const auto* node = static_cast<const toml::node*>(find(key, need));
   if (!node) return false;
   const auto fail = [&](std::string message, std::string hint = {}) {
-    error(key, fmt::format("'{}': {}", key, message), std::move(hint));
+    error_at(key, message, std::move(hint));
     return false;
   };
   if constexpr (std::is_same_v<T, std::string>) {
@@ -121,8 +121,8 @@ std::optional<std::size_t> TomlTable::choice(std::string_view key, const std::ve
   if (!read(key, text, need, {})) return std::nullopt;
   const auto it = std::find(names.begin(), names.end(), text);
   if (it != names.end()) return static_cast<std::size_t>(it - names.begin());
-  error(key, fmt::format("'{}': no such choice as '{}'; one of: {}", key, text, fmt::join(names, ", ")),
-        nearest_name(text, names).empty() ? "" : fmt::format("did you mean '{}'?", nearest_name(text, names)));
+  error_at(key, fmt::format("no such choice as '{}'; one of: {}", text, fmt::join(names, ", ")),
+           nearest_name(text, names).empty() ? "" : fmt::format("did you mean '{}'?", nearest_name(text, names)));
   return std::nullopt;
 }
 
@@ -130,7 +130,7 @@ bool TomlTable::list(std::string_view key, std::vector<RawValue>& out, Need need
   const auto* node = static_cast<const toml::node*>(find(key, need));
   if (!node) return false;
   if (!node->is_array()) {
-    error(key, fmt::format("'{}': expected a list as in [1, 2], found {}", key, shown(*node)));
+    error_at(key, fmt::format("expected a list as in [1, 2], found {}", shown(*node)));
     return false;
   }
   std::vector<RawValue> values;
@@ -144,7 +144,7 @@ bool TomlTable::list(std::string_view key, std::vector<RawValue>& out, Need need
     } else {
       good = false;
       document_->faults.push_back({document_->place(element),
-                                   fmt::format("'{}': expected single values, found {}", key, type_name(element)),
+                                   fmt::format("'{}': expected single values, found {}", path(key), type_name(element)),
                                    {}});
     }
   }
@@ -167,7 +167,8 @@ bool TomlTable::strings(std::string_view key, std::vector<std::string>& out, Nee
     if (const std::string* s = std::get_if<std::string>(&v.value))
       texts.push_back(*s);
     else
-      document_->faults.push_back({v.place, fmt::format("'{}': expected a string, found {}", key, to_text(v)), {}});
+      document_->faults.push_back(
+          {v.place, fmt::format("'{}': expected a string, found {}", path(key), to_text(v)), {}});
   }
   if (texts.size() != values.size()) return false;
   out = std::move(texts);
@@ -179,8 +180,8 @@ TomlTable TomlTable::table(std::string_view key, Need need) {
   if (!node) return {};
   if (const toml::table* t = node->as_table()) return document_->open(*t, path(key));
   const bool tables = node->is_array_of_tables();
-  error(key, fmt::format("'{}': expected one table, found {}", key, tables ? "a list of tables" : shown(*node)),
-        fmt::format("write [{}] and its keys below it", path(key)));
+  error_at(key, fmt::format("expected one table, found {}", tables ? "a list of tables" : shown(*node)),
+           fmt::format("write [{}] and its keys below it", path(key)));
   return {};
 }
 
@@ -192,8 +193,8 @@ std::vector<TomlTable> TomlTable::tables(std::string_view key) {
     for (const toml::node& element : *list)
       out.push_back(document_->open(*element.as_table(), fmt::format("{}[{}]", path(key), out.size())));
   } else {
-    error(key, fmt::format("'{}': expected a list of tables, found {}", key, shown(*node)),
-          fmt::format("write [[{}]] above each one's keys", path(key)));
+    error_at(key, fmt::format("expected a list of tables, found {}", shown(*node)),
+             fmt::format("write [[{}]] above each one's keys", path(key)));
   }
   return out;
 }
@@ -210,7 +211,7 @@ std::vector<RawValue> TomlTable::rest() {
       value->place = document_->place(*node);
       out.push_back(std::move(*value));
     } else {
-      error(key->str(), fmt::format("'{}': expected a single value, found {}", key->str(), type_name(*node)));
+      error_at(key->str(), fmt::format("expected a single value, found {}", type_name(*node)));
     }
   }
   return out;

@@ -107,8 +107,8 @@ typo = 1
       "3:8 'rate': '450' has no unit, a data rate is due | write it as in \"450 GB/s\"; units: B/s, kB/s, MB/s, GB/s, "
       "TB/s, PB/s, KiB/s, MiB/s, GiB/s, TiB/s, b/s, kb/s, Mb/s, Gb/s, Tb/s",
       "4:1 [sub] is missing 'name'",
-      "5:8 'flag': expected true or false, found a string, \"yes\"",
-      "6:10 'colour': no such choice as 'bleu'; one of: red, blue | did you mean 'blue'?",
+      "5:8 'sub.flag': expected true or false, found a string, \"yes\"",
+      "6:10 'sub.colour': no such choice as 'bleu'; one of: red, blue | did you mean 'blue'?",
       "7:1 unknown key 'typo' in [sub] | did you mean 'type'?",
   };
   CHECK(got == expected);
@@ -153,7 +153,7 @@ TEST_CASE("tables, lists and scalars in each other's place") {
                        "2:1 'u': expected one table, found a list of tables | write [u] and its keys below it",
                        "3:1 'list': expected a list as in [1, 2], found a table",
                        "4:1 's': expected a list of tables, found a table | write [[s]] above each one's keys",
-                       "7:5 'k': expected a string, found a table"};
+                       "7:5 'one.k': expected a string, found a table"};
   CHECK(got == expected);
 }
 
@@ -259,7 +259,7 @@ TEST_CASE("replace: a sweep's value stands in for the file's, and its faults are
     d.root().require_table("model").require("experts", n);
     for (TomlTable t : d.root().tables("strategy")) (void)t.rest();
   });
-  CHECK(got == Lines{"90:9 'experts': -1 must be at least 0",
+  CHECK(got == Lines{"90:9 'model.experts': -1 must be at least 0",
                      "90:9 unknown key 'expert' in [model] | did you mean 'experts'?"});
 }
 
