@@ -19,11 +19,9 @@ class Checker {
     for (std::size_t i = 0; i < plan_.tables.size(); ++i) table(i);
     for (std::size_t i = 0; i < plan_.groups.size(); ++i) groups(i);
     for (std::size_t i = 0; i < plan_.placements.size(); ++i) placement(i);
-    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
-      where_ = fmt::format("buffer {} '{}'", i, plan_.buffers[i].name);
-      rows(plan_.buffers[i].rows, "rows");
-      non_negative(plan_.buffers[i].cols, "cols");
-    }
+    if (!faults_.empty()) return std::move(faults_);  // what follows looks ranks up in them
+    for (std::size_t i = 0; i < plan_.buffers.size(); ++i) buffer(i);
+    if (!faults_.empty()) return std::move(faults_);
     for (std::size_t i = 0; i < plan_.ops.size(); ++i) op(i);
     return std::move(faults_);
   }
@@ -91,6 +89,59 @@ class Checker {
       if (!e.valid()) fault("has a slot without an expert");
   }
 
+  void buffer(std::size_t i) {
+    const Buffer& b = plan_.buffers[i];
+    where_ = fmt::format("buffer {} '{}'", i, b.name);
+    const std::size_t before = faults_.size();
+    rows(b.rows, "rows");
+    non_negative(b.cols, "cols");
+    shard(b);
+    if (faults_.size() != before) return;
+    try {
+      for (int r = 0; r < plan_.ranks; ++r) static_cast<void>(plan_.bytes(b, Rank(r)));
+    } catch (const std::overflow_error&) {
+      fault("is larger than 2^63 bytes");
+    }
+  }
+
+  void shard(const Buffer& b) {
+    const Shard& s = b.shard;
+    if (s == Shard{}) return;
+    const bool sound = (!s.groups.valid() || in_range(s.groups, plan_.groups.size(), "groups")) &&
+                       (!s.expert_groups.valid() || in_range(s.expert_groups, plan_.groups.size(), "groups")) &&
+                       (!s.placement.valid() || in_range(s.placement, plan_.placements.size(), "placement"));
+    non_negative(s.matrix_rows, "matrix_rows");
+    std::int64_t cols = 0;
+    for (const Shard::Section& part : s.sections) {
+      if (part.cols < 0 || part.cols > b.cols || part.slices < 1)
+        return fault("has a section of {} columns in {} slices", part.cols, part.slices);
+      cols += part.cols;
+    }
+    if (!s.sections.empty() && cols != b.cols) fault("has sections of {} columns in all, and {} columns", cols, b.cols);
+    if (s.placement.valid() != s.expert_groups.valid())
+      fault("places experts without groups, or groups without experts");
+    if (!sound || !s.placement.valid()) return;
+    if (!members_fit(s.expert_groups, s.placement)) return;
+    const ExpertPlacement& p = plan_.placements[s.placement.index()];
+    if (s.matrix_rows < 1) return fault("holds experts of {} rows", s.matrix_rows);
+    for (const std::vector<Rank>& g : plan_.groups[s.expert_groups.index()])
+      for (std::size_t j = 0; j < g.size(); ++j)
+        if (plan_.rows(b.rows, g[j]) != s.matrix_rows * p.slots_on(Rank(j)))
+          return fault("has {} rows on rank {}, which holds {} experts of {} rows", plan_.rows(b.rows, g[j]),
+                       g[j].value(), p.slots_on(Rank(j)), s.matrix_rows);
+  }
+
+  // A placement is over the members of a group.
+  bool members_fit(GroupsId groups, PlacementId placement) {
+    const int members = plan_.placements[placement.index()].ranks();
+    for (const std::vector<Rank>& g : plan_.groups[groups.index()])
+      if (g.size() != static_cast<std::size_t>(members)) {
+        fault("places experts on {} members of a group of {}", members, g.size());
+        return false;
+      }
+    return true;
+  }
+
   void op(std::size_t i) {
     const Op& op = plan_.ops[i];
     where_ = fmt::format("op {} '{}'", i, op.name);
@@ -100,7 +151,49 @@ class Checker {
       if (!a.valid() || a.index() >= i) fault("depends on op {}, which does not come before it", a.value());
     for (const BufferId b : op.reads) in_range(b, plan_.buffers.size(), "buffer");
     for (const BufferId b : op.writes) in_range(b, plan_.buffers.size(), "buffer");
+    const std::size_t before = faults_.size();
     std::visit([this](const auto& work) { check(work); }, op.work);
+    const auto* collective = std::get_if<Collective>(&op.work);
+    if (collective != nullptr && faults_.size() == before && op.writes.size() == 1 &&
+        op.writes.front().index() < plan_.buffers.size())
+      delivered(*collective, plan_.buffer(op.writes.front()));
+  }
+
+  // What a collective delivers fills its output. The output may shape the elements otherwise (the vocabulary of a
+  // head).
+  void delivered(const Collective& w, const Buffer& out) {
+    if (out.dtype != w.dtype) return fault("delivers {} to a buffer of {}", to_string(w.dtype), to_string(out.dtype));
+    for (const std::vector<Rank>& g : plan_.groups[w.groups.index()])
+      for (std::size_t j = 0; j < g.size(); ++j) {
+        const std::int64_t rows = rows_delivered(w, g, j);
+        if (rows * w.cols == plan_.rows(out.rows, g[j]) * out.cols) continue;
+        return fault("delivers {} rows of {} to rank {}, where its output has {} of {}", rows, w.cols, g[j].value(),
+                     plan_.rows(out.rows, g[j]), out.cols);
+      }
+  }
+
+  std::int64_t rows_delivered(const Collective& w, const std::vector<Rank>& g, std::size_t member) {
+    std::int64_t sum = 0;
+    switch (w.kind) {
+      case Collective::Kind::all_to_all_v:
+      case Collective::Kind::send_recv:
+        for (const Rank r : g) sum += plan_.table(w.counts).at(r.value(), static_cast<int>(member));
+        return sum;
+      case Collective::Kind::all_gather_v:
+        for (const Rank r : g) sum += plan_.table(w.counts).row_sum(r.value());
+        return sum;
+      case Collective::Kind::reduce:
+        if (member != static_cast<std::size_t>(w.root)) return 0;
+        return plan_.table(w.counts).row_sum(g[member].value());
+      case Collective::Kind::broadcast:
+      case Collective::Kind::all_reduce:
+      case Collective::Kind::reduce_scatter_v:
+        return plan_.table(w.counts).row_sum(g[member].value());
+      case Collective::Kind::sparse_all_gather:
+      case Collective::Kind::sparse_reduce_scatter:
+        return plan_.placements[w.to.index()].slots_on(Rank(member));
+    }
+    return 0;
   }
 
   void check(const Gemm& w) {
@@ -139,6 +232,7 @@ class Checker {
     if (w.placement.valid() && plan_.placements[w.placement.index()].slots() != routed.cols())
       return fault("routes to {} slots where the placement has {}", routed.cols(),
                    plan_.placements[w.placement.index()].slots());
+    if (w.placement.valid() && !members_fit(w.groups, w.placement)) return;
     if (w.from != RowOrder::token && w.to != RowOrder::token) return;  // receiver side: checked through the exchange
     // At the token's owner: token rows are the owner's, copies are the routed ones (or the capacity of every slot).
     const bool out = w.from == RowOrder::token;
@@ -163,8 +257,9 @@ class Checker {
     switch (w.kind) {
       case Collective::Kind::sparse_all_gather:
       case Collective::Kind::sparse_reduce_scatter:
-        in_range(w.from, plan_.placements.size(), "placement");
-        in_range(w.to, plan_.placements.size(), "placement");
+        if (in_range(w.from, plan_.placements.size(), "placement") && members_fit(w.groups, w.from) &&
+            in_range(w.to, plan_.placements.size(), "placement"))
+          members_fit(w.groups, w.to);
         return;
       case Collective::Kind::all_to_all_v:
       case Collective::Kind::send_recv:
@@ -174,22 +269,20 @@ class Checker {
             return fault("a group of {} ranks exchanges {} counts", g.size(), plan_.table(w.counts).cols());
         return;
       case Collective::Kind::all_reduce:
+      case Collective::Kind::broadcast:
+      case Collective::Kind::reduce:
         if (!in_range(w.counts, plan_.tables.size(), "table")) return;
-        for (const std::vector<Rank>& g : groups)
+        for (const std::vector<Rank>& g : groups) {
+          if (w.root < 0 || static_cast<std::size_t>(w.root) >= g.size())
+            return fault("root {} is not a member of a group of {}", w.root, g.size());
           for (const Rank r : g)
-            if (r.valid() && r.value() < plan_.ranks &&
-                plan_.table(w.counts).row_sum(r.value()) != plan_.table(w.counts).row_sum(g.front().value()))
-              return fault("ranks {} and {} of one group reduce different numbers of rows", g.front().value(),
-                           r.value());
+            if (plan_.table(w.counts).row_sum(r.value()) != plan_.table(w.counts).row_sum(g.front().value()))
+              return fault("ranks {} and {} of one group have different numbers of rows", g.front().value(), r.value());
+        }
         return;
       case Collective::Kind::all_gather_v:
       case Collective::Kind::reduce_scatter_v:
-      case Collective::Kind::broadcast:
-      case Collective::Kind::reduce:
         in_range(w.counts, plan_.tables.size(), "table");
-        for (const std::vector<Rank>& g : groups)
-          if (w.root < 0 || static_cast<std::size_t>(w.root) >= g.size())
-            return fault("root {} is not a member of a group of {}", w.root, g.size());
         return;
     }
   }

@@ -94,6 +94,18 @@ void for_each_field(Same<Collective> auto& x, auto&& f) {
   f("from", x.from);
   f("to", x.to);
 }
+void for_each_field(Same<Shard::Section> auto& x, auto&& f) {
+  f("cols", x.cols);
+  f("slices", x.slices);
+}
+void for_each_field(Same<Shard> auto& x, auto&& f) {
+  f("groups", x.groups);
+  f("by_rows", x.by_rows);
+  f("sections", x.sections);
+  f("matrix_rows", x.matrix_rows);
+  f("expert_groups", x.expert_groups);
+  f("placement", x.placement);
+}
 void for_each_field(Same<Buffer> auto& x, auto&& f) {
   f("name", x.name);
   f("role", x.role);
@@ -101,6 +113,7 @@ void for_each_field(Same<Buffer> auto& x, auto&& f) {
   f("dtype", x.dtype);
   f("rows", x.rows);
   f("cols", x.cols);
+  f("shard", x.shard);
 }
 void for_each_field(Same<ExpertPlacement> auto& x, auto&& f) {
   f("expert_of_slot", x.expert_of_slot);

@@ -94,6 +94,8 @@ ordered_json to_json(const T& x) {
     ordered_json out = {{"type", work_types[x.index()]}};
     std::visit([&](const auto& w) { out.update(object_of(w)); }, x);
     return out;
+  } else if constexpr (std::same_as<T, Shard>) {
+    return x == Shard{} ? ordered_json() : object_of(x);
   } else if constexpr (HasFields<T>) {
     return object_of(x);
   } else if constexpr (requires { x.begin(); }) {
@@ -133,6 +135,7 @@ class Reader {
     } else if constexpr (std::same_as<T, Rows>) {
       if (j.is_object()) {
         read(field(j, at, "table"), at + ".table", out.table);
+        if (!out.table.valid()) fail(at, "does not name a table", j);
       } else {
         read(j, at, out.fixed);
       }
@@ -140,9 +143,10 @@ class Reader {
       read_table(j, at, out);
     } else if constexpr (std::same_as<T, Work>) {
       read_work(j, at, out);
+    } else if constexpr (std::same_as<T, Shard>) {
+      if (!j.is_null()) read_fields(j, at, out);
     } else if constexpr (HasFields<T>) {
-      if (!j.is_object()) fail(at, "should be an object", j);
-      for_each_field(out, [&](const char* name, auto& v) { read(field(j, at, name), join(at, name), v); });
+      read_fields(j, at, out);
     } else if constexpr (requires { out.emplace_back(); }) {
       if (!j.is_array()) fail(at, "should be an array", j);
       out.clear();
@@ -161,6 +165,11 @@ class Reader {
     if (shown.size() > 60) shown = shown.substr(0, 57) + "...";
     throw InputError({file_, 0, 0}, fmt::format("{} {}: {}", at, what, shown),
                      "the plan was damaged or edited; make it again with 'moesim plan'");
+  }
+  template <class T>
+  void read_fields(const json& j, const std::string& at, T& out) {
+    if (!j.is_object()) fail(at, "should be an object", j);
+    for_each_field(out, [&](const char* name, auto& v) { read(field(j, at, name), join(at, name), v); });
   }
   static std::string join(const std::string& at, const char* name) { return at.empty() ? name : at + "." + name; }
   const json& field(const json& j, const std::string& at, const char* name) {

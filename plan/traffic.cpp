@@ -56,6 +56,7 @@ Traffic traffic(const Plan& plan, const Collective& c, Rank rank) {
   const Membership me = find(plan.groups[c.groups.index()], rank);
   if (me.group == nullptr) return {};
   const auto size = static_cast<std::int64_t>(me.group->size());
+  const Rank member(me.position);  // as placements number the ranks of a group
   const auto bytes = [&](std::int64_t rows) { return storage(detail::checked_mul(rows, c.cols), c.dtype); };
   const auto rows_of = [&](Rank r) { return plan.table(c.counts).row_sum(r.value()); };
   std::int64_t others = 0;
@@ -89,12 +90,12 @@ Traffic traffic(const Plan& plan, const Collective& c, Rank rank) {
       if (static_cast<int>(me.position) == c.root) return {Bytes(0), size > 1 ? bytes(rows_of(rank)) : Bytes(0)};
       return {bytes(rows_of(rank)), Bytes(0)};
     case Collective::Kind::sparse_all_gather: {
-      const SparseRows rows = sparse_rows(plan.placements[c.from.index()], plan.placements[c.to.index()], rank);
+      const SparseRows rows = sparse_rows(plan.placements[c.from.index()], plan.placements[c.to.index()], member);
       return {bytes(rows.given), bytes(rows.gained)};
     }
     case Collective::Kind::sparse_reduce_scatter: {
       // The reverse movement: holders that are not kept send their partial sums to the kept ones.
-      const SparseRows rows = sparse_rows(plan.placements[c.to.index()], plan.placements[c.from.index()], rank);
+      const SparseRows rows = sparse_rows(plan.placements[c.to.index()], plan.placements[c.from.index()], member);
       return {bytes(rows.gained), bytes(rows.given)};
     }
   }

@@ -44,6 +44,25 @@ enum class BufferRole : std::uint8_t {
 
 enum class Location : std::uint8_t { device, host };
 
+// Which part of a logical tensor a rank's buffer holds, for weights and caches (docs/plan_format.md, "Shards"). Buffers
+// of one name in the plans of different strategies are parts of the same tensor. The default: all of it.
+struct Shard {
+  // Columns that are sliced together: `cols` on a rank, of cols * slices in the tensor. With fewer slices than ranks
+  // (key/value heads), neighbouring ranks hold the same slice.
+  struct Section {
+    std::int64_t cols = 0;
+    std::int64_t slices = 1;
+    friend bool operator==(const Section&, const Section&) = default;
+  };
+  GroupsId groups;                // a rank holds the slice of its position in its group; invalid: everything
+  bool by_rows = false;           // slices of the rows of each matrix, else of the columns
+  std::vector<Section> sections;  // of the columns; empty: one section of all
+  std::int64_t matrix_rows = 0;   // > 0: a stack of matrices of this many rows, one per expert
+  GroupsId expert_groups;         // the stack holds the experts of the rank's slots in its group under `placement`;
+  PlacementId placement;          // invalid: every expert in order
+  friend bool operator==(const Shard&, const Shard&) = default;
+};
+
 struct Buffer {
   std::string name;
   BufferRole role = BufferRole::activation;
@@ -51,6 +70,7 @@ struct Buffer {
   DType dtype = DType::bf16;
   Rows rows;
   std::int64_t cols = 0;
+  Shard shard = {};
   friend bool operator==(const Buffer&, const Buffer&) = default;
 };
 
