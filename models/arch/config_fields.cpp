@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -65,6 +66,13 @@ std::string shown(const json& value) {
   return shown(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
+std::optional<std::int64_t> whole_number(const json& v, Range range) {
+  if (!v.is_number_integer()) return std::nullopt;  // numbers past 2^64 are read as doubles
+  if (v.is_number_unsigned() && v.get<std::uint64_t>() > INT64_MAX) return std::nullopt;
+  const auto n = v.get<std::int64_t>();
+  return n >= range.min && n <= range.max ? std::optional(n) : std::nullopt;
+}
+
 std::string quoted(Names names) {
   std::string out;
   for (const std::string_view n : names) out += fmt::format("{}'{}'", out.empty() ? "" : " or ", n);
@@ -118,12 +126,9 @@ std::int64_t ConfigFields::count(Names names, Range range, std::int64_t absent) 
 }
 
 std::int64_t ConfigFields::whole(const Found& found, Names names, Range range) {
-  const json& v = *found.value;
-  // Numbers past 2^64 are read as doubles; they and 4096.5 are equally out of the question.
-  const bool fits = v.is_number_integer() && (!v.is_number_unsigned() || v.get<std::uint64_t>() <= INT64_MAX);
-  const std::int64_t n = fits ? v.get<std::int64_t>() : range.min;
-  if (fits && n >= range.min && n <= range.max) return n;
-  report(found, names, fmt::format("must be a whole number of {} to {}, is {}", range.min, range.max, shown(v)));
+  if (const auto n = whole_number(*found.value, range)) return *n;
+  report(found, names,
+         fmt::format("must be a whole number of {} to {}, is {}", range.min, range.max, shown(*found.value)));
   return range.min;
 }
 
@@ -153,8 +158,11 @@ std::vector<std::int64_t> ConfigFields::counts(std::string_view name, Range rang
     return out;
   }
   for (const json& item : *found.value) {
-    if (bad_.contains(name)) break;
-    out.push_back(whole({&item, found.path}, {name}, range));
+    const auto n = whole_number(item, range);
+    if (!n)
+      report(found, {name},
+             fmt::format("must hold whole numbers of {} to {}, holds {}", range.min, range.max, shown(item)));
+    out.push_back(n.value_or(range.min));
   }
   return out;
 }

@@ -199,6 +199,18 @@ TEST_CASE("the language model of a multimodal config; other spellings; null is a
             .hidden == 64);  // no second hidden_size
 }
 
+TEST_CASE("the most experts that an ExpertIndex numbers are accepted, one more is not") {
+  const auto experts = [](int n) { return mixtral_with("\"num_experts\": " + std::to_string(n)); };
+  const auto only = [&](int n) {
+    std::string text = experts(n);
+    return text.erase(text.find("\"num_local_experts\": 8,"), 23);
+  };
+  CHECK(parse_config(only(65535), "m.json").layers[0].moe->experts == 65535);
+  CHECK_THROWS_AS(parse_config(only(65536), "m.json"), InputError);
+  CHECK(parse_config(only(2), "m.json").layers[0].moe->top_k == 2);  // top_k = experts
+  CHECK_THROWS_AS(parse_config(only(1), "m.json"), InputError);
+}
+
 TEST_CASE("overrides: experts, top_k, layers, formats") {
   const Model v3 = load("deepseek-v3");
   CHECK(parameters(with_overrides(v3, {})).total == parameters(v3).total);
