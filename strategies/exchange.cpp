@@ -133,11 +133,12 @@ Table route_to_slots(const Table& owner_counts, const Plan& plan, const ExpertPl
     slots_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()].push_back(s);
   Table out(plan.ranks, placement.slots());
   for (int r = 0; r < plan.ranks; ++r) {
-    const auto counts = owner_counts.row(plan.owner_of_rank[static_cast<std::size_t>(r)]);
+    const int owner = plan.owner_of_rank[static_cast<std::size_t>(r)];
+    const auto counts = owner_counts.row(owner);
     for (std::size_t e = 0; e < counts.size(); ++e) {
       const auto replicas = static_cast<std::int32_t>(slots_of[e].size());
       for (std::int32_t i = 0; i < replicas; ++i) {
-        const auto rotated = (i + r) % replicas;
+        const auto rotated = (i + owner) % replicas;
         out.at(r, slots_of[e][static_cast<std::size_t>(i)]) =
             counts[e] / replicas + (rotated < counts[e] % replicas ? 1 : 0);
       }
@@ -155,7 +156,8 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const std::int64_t f = divide(block.expert.intermediate, slices, "expert columns");
   const DType weight = t.input().model.expert_weights;
   const int members = placement.ranks();
-  const bool one_expert_each = placement.slots() == members;
+  bool one_expert_each = true;  // arriving rows are then grouped by expert already
+  for (int j = 0; j < members; ++j) one_expert_each = one_expert_each && placement.slots_on(Rank(j)) <= 1;
   const bool alone = members == 1;
 
   const BufferId choice = t.gate(moe);
@@ -241,19 +243,23 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const DType in = math == Math::fp8 || math == Math::int8 ? weight : t.act();
   const Launch launch{options.launch_per_expert, 1};
   const std::int64_t matrices = plan.table(rows_id).cols();
-  const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k) {
+  const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k, Shard shard) {
     const Rows held{0, b.table(slots_held(groups, placement, t.ranks(), k))};
-    const BufferId w = t.weight(moe.prefix + name + ".weight", held, n, weight);
+    shard.matrix_rows = k;
+    shard.expert_groups = groups_id;
+    shard.placement = placement_id;
+    const BufferId w = t.weight(moe.prefix + name + ".weight", held, n, weight, std::move(shard));
     return t.op(
         moe.prefix + name, Category::experts, moe.layer, {from, w}, computed, n, t.act(),
         GroupedGemm{GroupedGemm::Form::forward, rows_id, matrices, n, k, in, weight, t.act(), math, launch, false});
   };
   const std::int64_t up_cols = block.expert.gated ? 2 * f : f;
-  BufferId y = expert_gemm(".up", x, up_cols, h);
+  const std::vector<std::int64_t> halves(block.expert.gated ? 2 : 1, f);
+  BufferId y = expert_gemm(".up", x, up_cols, h, t.column_slices(halves));
   const auto fn = block.expert.gated ? Elementwise::Fn::gated : Elementwise::Fn::activation;
   y = t.op(moe.prefix + ".activation", Category::experts, moe.layer, {y}, computed, f, t.act(),
            Elementwise{fn, computed, up_cols, f, t.act(), 0, block.expert.activation});
-  y = expert_gemm(".down", y, h, f);
+  y = expert_gemm(".down", y, h, f, t.row_slices());
 
   // ---- combine ----
   if (!alone && !(one_expert_each && !options.once_per_rank))

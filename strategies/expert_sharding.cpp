@@ -67,13 +67,12 @@ class Block {
     BufferId x = collective(".all_gather", Category::dispatch, Collective::Kind::all_gather_v, own, gathered);
     moe_.add_shared_expert();
     const RowOrder wire = by_expert_ ? RowOrder::by_source : RowOrder::unique_by_source;
-    const bool regroup = !(by_expert_ && per_source_);
+    const RowOrder grouped = per_source_ ? RowOrder::by_source : RowOrder::by_slot;
+    const bool regroup = wire != grouped;
+    if (regroup) x = permute(".group", Category::dispatch, x, choice, wire, grouped, gathered, copies, "group_kernels");
+    BufferId y = SlicedExperts(t_, moe_, groups_id_, compute_rows, kernel_).compute(x);
     if (regroup)
-      x = permute(".group", Category::dispatch, x, choice, wire, RowOrder::by_slot, gathered, copies, "group_kernels");
-    const auto slices = static_cast<int>(groups_.front().size());
-    BufferId y = SlicedExperts(t_, moe_, slices, compute_rows, kernel_).compute(x);
-    if (regroup)
-      y = permute(".ungroup", Category::combine, y, choice, RowOrder::by_slot, wire, copies, gathered, "group_kernels");
+      y = permute(".ungroup", Category::combine, y, choice, grouped, wire, copies, gathered, "group_kernels");
     y = collective(".reduce_scatter", Category::combine, Collective::Kind::reduce_scatter_v, y, t_.token_rows());
     if (!by_expert_) return y;
     return permute(".unpermute", Category::combine, y, choice, RowOrder::by_slot, RowOrder::token, t_.token_rows(),

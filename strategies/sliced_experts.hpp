@@ -16,16 +16,19 @@ class SlicedExperts {
     block_sparse,  // one launch over 128 x 128 blocks (MegaBlocks, arXiv 2211.15841)
   };
   // rows: [ranks or 1, groups], groups a multiple of the experts: the same experts again for every source.
-  SlicedExperts(Transformer& t, const MoeLayer& moe, int slices, TableId rows, Kernel kernel);
+  // A rank's slice is its position in its group of `groups`.
+  SlicedExperts(Transformer& t, const MoeLayer& moe, GroupsId groups, TableId rows, Kernel kernel);
 
   // x [sum of rows, hidden] in the order of the groups -> partial sums [sum of rows, hidden].
   [[nodiscard]] BufferId compute(BufferId x) const;
 
  private:
-  [[nodiscard]] BufferId gemm(const char* name, BufferId x, std::int64_t n, std::int64_t k) const;
+  [[nodiscard]] BufferId gemm(const char* name, BufferId x, std::int64_t n, std::int64_t k, Shard shard) const;
 
   Transformer& t_;
   const MoeLayer& moe_;
+  GroupsId groups_;
+  int slices_;
   std::int64_t columns_;  // of one expert on one rank
   TableId rows_;
   Kernel kernel_;

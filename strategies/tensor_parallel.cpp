@@ -12,7 +12,7 @@ static Plan plan_tensor_parallel(const Input& in) {
     const BufferId choice = t.gate(moe);
     const Table counts = expert_counts(in.routing, moe.index, t.tokens());
     const TableId routed = b.table(by_rank(counts, b.plan()));
-    const SlicedExperts experts(t, moe, size, routed, SlicedExperts::Kernel::fused);
+    const SlicedExperts experts(t, moe, t.tp_groups(), routed, SlicedExperts::Kernel::fused);
     b.count_copies(counts.sum(), 0);
     const Rows copies{0, routed};
     Groups alone;

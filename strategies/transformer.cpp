@@ -110,20 +110,46 @@ BufferId Transformer::activation(std::string name, Rows rows, std::int64_t cols,
   return builder_.buffer({std::move(name), role, Location::device, dtype, rows, cols});
 }
 
-BufferId Transformer::weight(std::string name, Rows rows, std::int64_t cols, DType dtype) {
-  return activation(std::move(name), rows, cols, dtype, BufferRole::weight);
+BufferId Transformer::weight(std::string name, Rows rows, std::int64_t cols, DType dtype, Shard shard) {
+  return builder_.buffer({std::move(name), BufferRole::weight, Location::device, dtype, rows, cols, std::move(shard)});
+}
+
+Shard Transformer::column_slices(std::vector<std::int64_t> sections) const {
+  Shard shard;
+  if (tp_ == 1) return shard;
+  shard.groups = tp_groups_;
+  for (const std::int64_t cols : sections) shard.sections.push_back({cols, tp_});
+  return shard;
+}
+
+Shard Transformer::row_slices() const {
+  Shard shard;
+  if (tp_ == 1) return shard;
+  shard.groups = tp_groups_;
+  shard.by_rows = true;
+  return shard;
 }
 
 BufferId Transformer::op(std::string name, Category category, Layer layer, std::vector<BufferId> reads, Rows rows,
-                         std::int64_t cols, DType dtype, Work work, int stream, BufferRole role) {
+                         std::int64_t cols, DType dtype, Work work, int stream, BufferRole role, BufferId cache) {
   const BufferId out = activation(name, rows, cols, dtype, role);
-  builder_.add({std::move(name), category, Pass::forward, layer, stream, {}, std::move(reads), {out}, std::move(work)});
+  std::vector<BufferId> writes{out};
+  if (cache.valid()) writes.push_back(cache);
+  builder_.add({std::move(name),
+                category,
+                Pass::forward,
+                layer,
+                stream,
+                {},
+                std::move(reads),
+                std::move(writes),
+                std::move(work)});
   return out;
 }
 
 BufferId Transformer::gemm(std::string name, Category category, Layer layer, BufferId x, Rows m, std::int64_t n,
-                           std::int64_t k, DType weight_type, std::int64_t batch) {
-  const BufferId w = weight(name + ".weight", Rows{batch * k, {}}, n, weight_type);
+                           std::int64_t k, DType weight_type, std::int64_t batch, Shard shard) {
+  const BufferId w = weight(name + ".weight", Rows{batch * k, {}}, n, weight_type, std::move(shard));
   // Operands of an 8-bit product are quantized by the kernel that makes them.
   const Math math = math_for(weight_type);
   const DType in = math == Math::fp8 || math == Math::int8 ? weight_type : act();
@@ -150,11 +176,13 @@ BufferId Transformer::feed_forward(const std::string& name, Category category, L
                                    const FeedForward& block, DType weight_type, int slices) {
   const std::int64_t width = divide(block.intermediate, slices, "feed-forward columns");
   const std::int64_t h = in_.model.hidden;
-  BufferId up = gemm(name + ".up", category, layer, x, token_rows_, block.gated ? 2 * width : width, h, weight_type);
+  const std::vector<std::int64_t> halves(block.gated ? 2 : 1, width);
+  BufferId up = gemm(name + ".up", category, layer, x, token_rows_, block.gated ? 2 * width : width, h, weight_type, 1,
+                     column_slices(halves));
   const auto fn = block.gated ? Elementwise::Fn::gated : Elementwise::Fn::activation;
   up = op(name + ".activation", category, layer, {up}, token_rows_, width, act(),
           Elementwise{fn, token_rows_, block.gated ? 2 * width : width, width, act(), 0, block.activation});
-  return gemm(name + ".down", category, layer, up, token_rows_, h, width, weight_type);
+  return gemm(name + ".down", category, layer, up, token_rows_, h, width, weight_type, 1, row_slices());
 }
 
 BufferId Transformer::gate(const MoeLayer& moe) {
@@ -168,7 +196,8 @@ BufferId Transformer::gate(const MoeLayer& moe) {
 
 void Transformer::embedding() {
   const std::int64_t h = in_.model.hidden;
-  embedding_ = weight("embedding.table", Rows{(in_.model.vocabulary + tp_ - 1) / tp_, {}}, h, in_.model.weights);
+  embedding_ =
+      weight("embedding.table", Rows{(in_.model.vocabulary + tp_ - 1) / tp_, {}}, h, in_.model.weights, row_slices());
   residual_ = op("embedding", Category::embedding, Layer{}, {embedding_}, token_rows_, h, act(),
                  Elementwise{Elementwise::Fn::embedding, token_rows_, h, h, act(), 0, {}});
   if (tp_ > 1) residual_ = all_reduce("embedding.all_reduce", Category::embedding, Layer{}, residual_, token_rows_, h);
@@ -204,8 +233,9 @@ void Transformer::head() {
   const BufferId last = op("head.last_token", Category::embedding, Layer{}, {normed_}, sequence_rows_, h, act(),
                            Elementwise{Elementwise::Fn::last_token, sequence_rows_, h, h, act(), 0, {}});
   const std::int64_t vocabulary = (in_.model.vocabulary + tp_ - 1) / tp_;
-  const BufferId table =
-      in_.model.tied_embeddings ? embedding_ : weight("head.weight", Rows{h, {}}, vocabulary, in_.model.weights);
+  const BufferId table = in_.model.tied_embeddings ? embedding_
+                                                   : weight("head.weight", Rows{h, {}}, vocabulary, in_.model.weights,
+                                                            column_slices({vocabulary}));
   const DType w = in_.model.weights;
   const BufferId logits = op("head", Category::embedding, Layer{}, {last, table}, sequence_rows_, vocabulary, act(),
                              Gemm{sequence_rows_, 1, vocabulary, h, act(), w, act(), math_for(w)});

@@ -52,13 +52,16 @@ class Transformer {
 
   BufferId activation(std::string name, Rows rows, std::int64_t cols, DType dtype,
                       BufferRole role = BufferRole::activation);
-  BufferId weight(std::string name, Rows rows, std::int64_t cols, DType dtype);
-  // Adds an op that writes one new buffer and returns the buffer. The name of the buffer is the op's.
+  BufferId weight(std::string name, Rows rows, std::int64_t cols, DType dtype, Shard shard = {});
+  // Adds an op that writes one new buffer, and `cache` where it is valid, and returns the new one, named as the op.
   BufferId op(std::string name, Category category, Layer layer, std::vector<BufferId> reads, Rows rows,
               std::int64_t cols, DType dtype, Work work, int stream = compute_stream,
-              BufferRole role = BufferRole::activation);
+              BufferRole role = BufferRole::activation, BufferId cache = {});
   BufferId gemm(std::string name, Category category, Layer layer, BufferId x, Rows m, std::int64_t n, std::int64_t k,
-                DType weight, std::int64_t batch = 1);
+                DType weight, std::int64_t batch = 1, Shard shard = {});
+  // What a rank of a tensor-parallel group holds of a weight: its slice of every section of columns, or of the rows.
+  [[nodiscard]] Shard column_slices(std::vector<std::int64_t> sections) const;
+  [[nodiscard]] Shard row_slices() const;
   BufferId all_reduce(std::string name, Category category, Layer layer, BufferId x, Rows rows, std::int64_t cols);
   // Up (and gate), activation, down. `slices`: ranks that share the block; the result is a partial sum when > 1.
   BufferId feed_forward(const std::string& name, Category category, Layer layer, BufferId x, const FeedForward& block,
@@ -70,9 +73,12 @@ class Transformer {
   void embedding();
   void add_norm(const std::string& name, Layer layer, BufferId delta);
   BufferId attention(const Attention& a, Layer layer, const std::string& name, bool cross, bool causal);
-  BufferId latent_projections(const Attention& a, Layer layer, const std::string& name, std::int64_t heads,
-                              AttentionCore& core);
-  void kv_cache(const std::string& name, std::int64_t kv_len, std::int64_t cols);
+  // Returns what the core reads.
+  std::vector<BufferId> latent_projections(const Attention& a, Layer layer, const std::string& name, std::int64_t heads,
+                                           AttentionCore& core);
+  BufferId kv_cache(const std::string& name, std::int64_t kv_len, std::int64_t cols, Shard shard);
+  BufferId rotary(const std::string& name, Layer layer, std::vector<BufferId> reads, std::int64_t cols,
+                  std::int64_t read_cols, std::int64_t write_cols, BufferId cache);
   void head();
 
   const Input& in_;
