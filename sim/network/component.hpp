@@ -1,0 +1,101 @@
+// Flows that share links, directly or through others: the unit that is solved. How it moves through time is the
+// fidelity: ExactComponent stops at every completion, BoundedComponent at batches of them.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "sim/network/route_book.hpp"
+#include "sim/network/transfers.hpp"
+#include "sim/network/water_fill.hpp"
+
+namespace moesim::sim {
+
+// A flow that drains, on its way into or out of a component.
+struct Entry {
+  std::uint32_t route;
+  double weight;
+  double cap;         // bytes per second, infinity = none
+  Member member;      // target = bytes left
+  double ahead = 0;   // bytes that it may have moved more, and
+  double behind = 0;  // less, for batches so far
+};
+
+// What components of one network share.
+struct Surroundings {
+  const Topology& topology;
+  Fidelity fidelity;
+  RouteBook routes;
+  Transfers transfers;
+  LinkLedger ledger;
+  std::vector<std::uint32_t> local_link;  // [links] scratch, all `none` between uses
+};
+
+class Component {
+ public:
+  // entries: not empty.
+  Component(Surroundings& around, Picoseconds now, std::vector<Entry> entries, bool keep_log);
+  virtual ~Component() = default;
+  Component(const Component&) = delete;
+  Component& operator=(const Component&) = delete;
+
+  // Of the next Completion or, before it, of the next solve.
+  [[nodiscard]] Picoseconds next() const;
+  // Appends the completions up to `until`; stops before that, at time(), when worn.
+  void run(Picoseconds until, std::vector<Completion>& out);
+  // The flows that are left at `now`: before next(), or time() when worn. The component is of no use then.
+  void dissolve(Picoseconds now, std::vector<Entry>& out);
+
+  // Nothing is left, or so little that building it again makes it smaller, or several.
+  [[nodiscard]] bool worn() const { return live_ == 0 || (2 * live_ < goal_.size() && goal_.size() > 16); }
+  [[nodiscard]] Picoseconds time() const { return time_; }
+  [[nodiscard]] const std::vector<LinkId>& links() const { return links_; }
+
+  // Bytes moved at `now` of flows under way, added by link.
+  void add_moved(Picoseconds now, std::vector<double>& by_link) const;
+
+ protected:
+  struct Ending {
+    Picoseconds time;
+    std::uint32_t c;
+    std::uint32_t member;
+  };
+
+  // Works out the flows that end next (batch_, by time) and when shares change (end_).
+  virtual void plan() = 0;
+  void start();  // plans, and counts down what is planned
+  // Moves to end_: what is in batch_ is over.
+  virtual void commit() = 0;
+  // Moves to `now` < end_: what is in batch_ up to then is over.
+  virtual void cut(Picoseconds now) = 0;
+  [[nodiscard]] virtual double served_at(std::uint32_t c, Picoseconds now) const = 0;
+  [[nodiscard]] virtual double ahead(std::uint32_t) const { return 0; }
+  [[nodiscard]] virtual double behind(std::uint32_t) const { return 0; }
+
+  [[nodiscard]] double rate_of(std::uint32_t c) const { return fill_->level(c) * weight_[c]; }
+  // The first member of a class is over.
+  void retire(const Ending& e, Picoseconds low, Picoseconds high);
+
+  Surroundings& around_;
+  std::vector<LinkId> links_;  // before links with the same flows were merged
+  std::optional<WaterFill> fill_;
+
+  // By class. Members of a class are sorted by target; first_ is the first that is not over, goal_ its target.
+  std::vector<std::uint32_t> route_, first_, end_of_;
+  std::vector<double> weight_, goal_, served_, rate_;
+  std::vector<Member> members_;
+  std::size_t live_ = 0;
+
+  Picoseconds time_, end_;
+  std::vector<Ending> batch_;
+  std::vector<Completion> ready_;
+  std::size_t delivered_ = 0;
+
+ private:
+  void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& hops);
+};
+
+std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries);
+
+}  // namespace moesim::sim
