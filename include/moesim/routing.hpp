@@ -25,6 +25,7 @@ struct TokenRanges {
   [[nodiscard]] std::int64_t count(std::size_t owner) const { return begin[owner + 1] - begin[owner]; }
   [[nodiscard]] std::int64_t total() const { return begin.back(); }
   static TokenRanges even(std::int64_t total, std::size_t owners);  // earlier owners get the remainder
+  friend bool operator==(const TokenRanges&, const TokenRanges&) = default;
 };
 
 class Routing {
