@@ -111,6 +111,7 @@ class Checker {
                        (!s.expert_groups.valid() || in_range(s.expert_groups, plan_.groups.size(), "groups")) &&
                        (!s.placement.valid() || in_range(s.placement, plan_.placements.size(), "placement"));
     non_negative(s.matrix_rows, "matrix_rows");
+    non_negative(s.tensor_rows, "tensor_rows");
     std::int64_t cols = 0;
     for (const Shard::Section& part : s.sections) {
       if (part.cols < 0 || part.cols > b.cols || part.slices < 1)

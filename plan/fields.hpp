@@ -101,6 +101,7 @@ void for_each_field(Same<Shard::Section> auto& x, auto&& f) {
 void for_each_field(Same<Shard> auto& x, auto&& f) {
   f("groups", x.groups);
   f("by_rows", x.by_rows);
+  f("tensor_rows", x.tensor_rows);
   f("sections", x.sections);
   f("matrix_rows", x.matrix_rows);
   f("expert_groups", x.expert_groups);

@@ -56,6 +56,7 @@ struct Shard {
   };
   GroupsId groups;                // a rank holds the slice of its position in its group; invalid: everything
   bool by_rows = false;           // slices of the rows of each matrix, else of the columns
+  std::int64_t tensor_rows = 0;   // by_rows: rows of the whole matrix where the last slice is padded; 0 = no padding
   std::vector<Section> sections;  // of the columns; empty: one section of all
   std::int64_t matrix_rows = 0;   // > 0: a stack of matrices of this many rows, one per expert
   GroupsId expert_groups;         // the stack holds the experts of the rank's slots in its group under `placement`;
