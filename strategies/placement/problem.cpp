@@ -1,0 +1,100 @@
+#include "strategies/placement/problem.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "moesim/error.hpp"
+
+namespace moesim::placement {
+
+std::string_view to_string(Mode mode) { return mode == Mode::return_home ? "return_home" : "stay"; }
+std::string_view to_string(Dispatch dispatch) { return dispatch == Dispatch::even ? "even" : "local_first"; }
+
+Loads::Loads(int layers, int experts)
+    : layers_(layers),
+      experts_(experts),
+      cells_(static_cast<std::size_t>(layers) * static_cast<std::size_t>(experts)) {}
+
+std::span<double> Loads::layer(int l) {
+  return std::span(cells_).subspan(static_cast<std::size_t>(l) * static_cast<std::size_t>(experts_),
+                                   static_cast<std::size_t>(experts_));
+}
+std::span<const double> Loads::layer(int l) const {
+  return std::span(cells_).subspan(static_cast<std::size_t>(l) * static_cast<std::size_t>(experts_),
+                                   static_cast<std::size_t>(experts_));
+}
+
+Split split(const Routing& routing, double train_share) {
+  const std::int64_t tokens = routing.tokens();
+  if (tokens < 2)
+    throw InputError({}, fmt::format("the routing has {} tokens: too few to plan on some and judge on others", tokens));
+  const auto wanted = static_cast<std::int64_t>(std::llround(train_share * static_cast<double>(tokens)));
+  const std::int64_t train = std::clamp<std::int64_t>(wanted, 1, tokens - 1);
+  return {{0, train}, {train, tokens - train}};
+}
+
+namespace {
+
+void check(const Routing& routing, Window window) {
+  if (window.count < 1) throw InputError({}, "the window of the routing trace has no tokens");
+  if (window.first < 0 || window.first + window.count > routing.tokens())
+    throw InputError({}, fmt::format("tokens {} to {} of a routing trace that has {}", window.first,
+                                     window.first + window.count - 1, routing.tokens()));
+}
+
+// Calls visit(experts of the tokens) for blocks of tokens of one layer; every id is checked.
+constexpr std::int64_t block_tokens = 1024;
+
+std::span<const ExpertIndex> fetch(const Routing& routing, int layer, std::int64_t first, std::int64_t tokens,
+                                   std::vector<ExpertIndex>& buffer) {
+  buffer.resize(static_cast<std::size_t>(tokens * routing.top_k()));
+  routing.assign(layer, first, buffer);
+  for (std::size_t i = 0; i < buffer.size(); ++i)
+    if (buffer[i] >= routing.experts())
+      throw InputError(
+          {},
+          fmt::format("token {} of MoE layer {} uses expert {}; the model's experts are numbered 0 to {}",
+                      first + static_cast<std::int64_t>(i) / routing.top_k(), layer, buffer[i], routing.experts() - 1),
+          "the trace is of another model, or its ids are not logical experts");
+  return buffer;
+}
+
+}  // namespace
+
+Loads measure_loads(const Routing& routing, Window window) {
+  check(routing, window);
+  Loads loads(routing.moe_layers(), routing.experts());
+  std::vector<ExpertIndex> buffer;
+  for (int l = 0; l < routing.moe_layers(); ++l)
+    for (std::int64_t done = 0; done < window.count; done += block_tokens) {
+      const std::int64_t tokens = std::min(block_tokens, window.count - done);
+      for (const ExpertIndex e : fetch(routing, l, window.first + done, tokens, buffer)) loads.layer(l)[e] += 1;
+    }
+  return loads;
+}
+
+Movement measure_movement(const Routing& routing, Window window, MovementCount count) {
+  check(routing, window);
+  const auto k = static_cast<std::size_t>(routing.top_k());
+  const std::size_t sources = count == MovementCount::from_first ? 1 : k;
+  Movement movement(static_cast<std::size_t>(std::max(0, routing.moe_layers() - 1)),
+                    Table(routing.experts(), routing.experts()));
+  std::vector<ExpertIndex> here;
+  std::vector<ExpertIndex> next;
+  for (std::int64_t done = 0; done < window.count; done += block_tokens) {
+    const std::int64_t tokens = std::min(block_tokens, window.count - done);
+    fetch(routing, 0, window.first + done, tokens, here);
+    for (std::size_t l = 0; l < movement.size(); ++l) {
+      fetch(routing, static_cast<int>(l) + 1, window.first + done, tokens, next);
+      for (std::size_t t = 0; t < here.size(); t += k)
+        for (std::size_t i = 0; i < sources; ++i)
+          for (std::size_t j = 0; j < k; ++j) ++movement[l].at(here[t + i], next[t + j]);
+      std::swap(here, next);
+    }
+  }
+  return movement;
+}
+
+}  // namespace moesim::placement
