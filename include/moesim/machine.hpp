@@ -39,11 +39,18 @@ struct Gpu {
 };
 
 // Latency and protocol terms of collectives on this machine (alpha of alpha-beta); bandwidth lives on the links.
+// docs/network.md, "Latency", has the equation they stand in.
 struct CollectiveCosts {
   Picoseconds launch;         // fixed cost of entering any collective, on the device
   Picoseconds intra_message;  // per sequential step between GPUs of one node
   Picoseconds inter_message;  // per sequential step that crosses nodes
   int sms = 0;                // SMs that a running collective occupies
+  Picoseconds message_gap;    // between two messages that a rank sends in one step (LogGP's g); 0 = all at once
+  // What a stream loses before it runs at full rate (protocols, pipeline fill): ramp * b / (b + ramp_half) for b bytes.
+  Picoseconds ramp;
+  Bytes ramp_half;
+  // What all-reduce inside the switch (NVLink SHARP) achieves of a link's capacity; 0 = the switch cannot.
+  double in_switch = 0;
 };
 
 struct Cluster {

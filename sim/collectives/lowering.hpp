@@ -1,5 +1,5 @@
-// Collectives lowered to flows. One file per collective family, with its equation, source, and busbw factor as nccl-tests
-// defines them.
+// Collectives lowered to flows. One file per collective family, with its equation, source, and busbw factor as
+// nccl-tests defines them.
 #pragma once
 
 #include <span>
