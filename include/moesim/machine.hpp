@@ -49,8 +49,10 @@ struct CollectiveCosts {
   // What a stream loses before it runs at full rate (protocols, pipeline fill): ramp * b / (b + ramp_half) for b bytes.
   Picoseconds ramp;
   Bytes ramp_half;
-  // What all-reduce inside the switch (NVLink SHARP) achieves of a link's capacity; 0 = the switch cannot.
+  // All-reduce inside the switch (NVLink SHARP): what it achieves of a link's capacity, 0 = the switch cannot; and each
+  // of its two steps.
   double in_switch = 0;
+  Picoseconds in_switch_message;
 };
 
 struct Cluster {

@@ -13,7 +13,7 @@
 //
 // In-switch (NVLink SHARP, NVLS): each GPU loads the sum of its n-th part through the switch, which reads all others'
 // (S out of every GPU, S / n into it), and stores it to all through the switch (S / n out, S in):
-//   t = launch + 2 intra + S (1 + 1 / n) / (e B),   e = CollectiveCosts::in_switch
+//   t = launch + 2 in_switch_message + S (1 + 1 / n) / (e B),   e = CollectiveCosts::in_switch
 // Several islands: in-switch inside, the trees above between the members that hold the same part.
 #include <algorithm>
 #include <bit>
@@ -123,8 +123,8 @@ std::vector<Stage> all_reduce_in_switch(const Group& group) {
   const std::size_t rails = widest(group);
   if (group.islands().size() > 1)
     for (std::size_t r = 0; r < rails; ++r) add_two_trees(flows, rail(group, r), share(bytes, rails, r));
-  const std::int64_t inside = rails > 1 ? 2 : 0;
-  return {std::move(flows).stage(group.steps(inside, 2 * depth(group.islands().size())), 1)};
+  const Picoseconds inside = group.costs().in_switch_message * (rails > 1 ? 2 : 0);
+  return {std::move(flows).stage(inside + group.steps(0, 2 * depth(group.islands().size())), 1)};
 }
 
 }  // namespace moesim::sim
