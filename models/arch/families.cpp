@@ -306,6 +306,7 @@ Model deepseek_v32(ConfigFields& f) {
   const std::int64_t width = f.count({"index_head_dim"}, width_range);
   const std::int64_t top_k = f.count({"index_topk"}, vocabulary_range);
   for (TransformerLayer& layer : m.layers) {
+    if (!layer.attention) continue;
     layer.attention->index_heads = heads;
     layer.attention->index_head_dim = width;
     layer.attention->index_top_k = top_k;

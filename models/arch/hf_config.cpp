@@ -20,24 +20,20 @@ std::string name_of(const std::string& file) {
   return stem == "config" && !folder.empty() ? folder : stem;
 }
 
-// Totals that only a slip of the pen can have meant, and that would overflow sums further on.
-void check_size(ConfigFields& f, const Model& m) {
-  bool sane = false;
-  try {
-    sane = parameters(m).total <= most_parameters;
-  } catch (const std::overflow_error&) {
-  }
-  f.check(sane, "hidden_size", {},
-          fmt::format("the fields describe a model of more than {:.0e} parameters", double{most_parameters}),
-          "look for a field with digits too many");
-}
-
 }  // namespace
 
 std::vector<std::string_view> model_types() {
   std::vector<std::string_view> out;
   for (const Family& family : families()) out.push_back(family.model_type);
   return out;
+}
+
+bool too_large(const Model& model) {
+  try {
+    return parameters(model).total > most_parameters;
+  } catch (const std::overflow_error&) {
+    return true;
+  }
 }
 
 Model parse_config(std::string text, const std::string& file) {
@@ -51,7 +47,9 @@ Model parse_config(std::string text, const std::string& file) {
   Model model = family->read(fields);
   model.name = name_of(file);
   fields.finish();
-  check_size(fields, model);
+  fields.check(!too_large(model), "hidden_size", {},
+               fmt::format("the fields describe a model of more than {:.0e} parameters", double{most_parameters}),
+               "look for a field with digits too many");
   fields.check(model.moe_layers() > 0, "model_type", {}, "the fields describe a model without any MoE layer");
   fields.finish();
   return model;

@@ -2,6 +2,7 @@
 // file says about tokens, training or generation is passed over.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,5 +25,6 @@ std::vector<std::string_view> model_types();
 
 // A model cannot be meant to have more parameters than this; the largest published ones have a few 10^12.
 inline constexpr std::int64_t most_parameters = 1'000'000'000'000'000;
+bool too_large(const Model& model);
 
 }  // namespace moesim::arch

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <limits>
-#include <stdexcept>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "models/arch/hf_config.hpp"
@@ -29,8 +31,10 @@ class Problems {
   std::vector<Diagnostic> found_;
 };
 
-bool in_range(const std::optional<std::int64_t>& value, std::int64_t max) {
-  return !value || (*value >= 1 && *value <= max);
+void check_range(Problems& problems, std::string_view what, const std::optional<std::int64_t>& value, std::int64_t max,
+                 const std::string& hint = {}) {
+  if (value && (*value < 1 || *value > max))
+    problems.add(fmt::format("{} must be a whole number of 1 to {}, is {}", what, max, *value), hint);
 }
 
 // How many layers one stack has: the encoder's, or the decoder's.
@@ -56,14 +60,10 @@ void set_formats(Model& m, const Overrides& o) {
 Model with_overrides(Model m, const Overrides& o, const SourcePlace& place) {
   Problems problems(place);
   constexpr std::int64_t most_experts = std::numeric_limits<ExpertIndex>::max();
-  if (!in_range(o.experts, most_experts))
-    problems.add(fmt::format("experts must be a whole number of 1 to {}, is {}", most_experts, *o.experts));
-  if (!in_range(o.top_k, most_experts))
-    problems.add(fmt::format("top_k must be a whole number of 1 to {}, is {}", most_experts, *o.top_k));
-  const std::int64_t deepest = std::max(depth(m, false), depth(m, true));
-  if (!in_range(o.layers, deepest))
-    problems.add(fmt::format("layers must be a whole number of 1 to {} for {}, is {}", deepest, m.name, *o.layers),
-                 "for a deeper model change num_hidden_layers in a copy of its config.json");
+  check_range(problems, "experts", o.experts, most_experts);
+  check_range(problems, "top_k", o.top_k, most_experts);
+  check_range(problems, "layers", o.layers, std::max(depth(m, false), depth(m, true)),
+              fmt::format("for a deeper model change a copy of {}'s config.json", m.name));
   for (const auto& format : {o.weights, o.expert_weights})
     if (format == DType::i32) problems.add("i32 is no format for weights");
   problems.throw_if_any();
@@ -77,15 +77,16 @@ Model with_overrides(Model m, const Overrides& o, const SourcePlace& place) {
                    fmt::format("its first MoE layer is number {}", before + 1));
   }
   set_formats(m, o);
+  const MoeBlock* sample = nullptr;  // all have the same experts, top_k and groups
   for (TransformerLayer& layer : m.layers) {
     if (!layer.moe) continue;
     MoeBlock& moe = *layer.moe;
     moe.experts = o.experts.value_or(moe.experts);
     moe.top_k = o.top_k.value_or(moe.top_k);
+    sample = &moe;
   }
-  const auto sample = std::ranges::find_if(m.layers, [](const TransformerLayer& l) { return l.moe.has_value(); });
-  if (sample != m.layers.end()) {
-    const MoeBlock& moe = *sample->moe;
+  if (sample) {
+    const MoeBlock& moe = *sample;
     const std::int64_t reachable = moe.experts / moe.expert_groups * moe.groups_per_token;
     if (moe.experts % moe.expert_groups != 0)
       problems.add(fmt::format("experts {} do not divide into the {} groups that {} routes by", moe.experts,
@@ -96,12 +97,8 @@ Model with_overrides(Model m, const Overrides& o, const SourcePlace& place) {
   }
   problems.throw_if_any();
 
-  bool sane = false;
-  try {
-    sane = parameters(m).total <= most_parameters;
-  } catch (const std::overflow_error&) {
-  }
-  if (!sane) problems.add(fmt::format("{} would have more than {:.0e} parameters", m.name, double{most_parameters}));
+  if (too_large(m))
+    problems.add(fmt::format("{} would have more than {:.0e} parameters", m.name, double{most_parameters}));
   problems.throw_if_any();
   return m;
 }

@@ -10,6 +10,13 @@ using namespace moesim;
 
 namespace {
 
+// A part that must be there.
+template <class Optional>
+auto& the(Optional& part) {
+  if (!part) throw std::logic_error("the layer has no such part");
+  return *part;
+}
+
 constexpr std::int64_t h = 10;
 
 Attention grouped_query() {
@@ -37,14 +44,14 @@ Model small() {
   return m;
 }
 
-constexpr std::int64_t attention_of_small = 10 * 30 + 10 * 10 + 10 * 14 + 42 * 10;
-constexpr std::int64_t expert_of_small = 3 * 10 * 4;
+constexpr int attention_of_small = 10 * 30 + 10 * 10 + 10 * 14 + 42 * 10;
+constexpr std::int64_t expert_of_small = 3 * h * 4;
 
 }  // namespace
 
 TEST_CASE("grouped-query attention: q, k, v and o, then each option on its own") {
   // q: h x 6*5, k: h x 2*5, v: h x 2*7, o: 6*7 x h
-  const std::int64_t plain = 10 * 30 + 10 * 10 + 10 * 14 + 42 * 10;
+  const int plain = 10 * 30 + 10 * 10 + 10 * 14 + 42 * 10;
   CHECK(parameters(grouped_query(), h) == plain);
 
   Attention a = grouped_query();
@@ -81,10 +88,10 @@ TEST_CASE("latent attention, with and without a query latent") {
   a.v_head_dim = 7;
   a.kv_lora_rank = 6;
   // h to latent and shared rope key, its norm, latent to 4 heads of 3 + 7, o
-  const std::int64_t keys_values = 10 * (6 + 2) + 6 + 6 * 4 * (3 + 7) + 4 * 7 * 10;
+  const int keys_values = 10 * (6 + 2) + 6 + 6 * 4 * (3 + 7) + 4 * 7 * 10;
   CHECK(parameters(a, h) == keys_values + 10 * 4 * 5);
   a.q_lora_rank = 9;
-  const std::int64_t whole = keys_values + 10 * 9 + 9 + 9 * 4 * 5;
+  const int whole = keys_values + 10 * 9 + 9 + 9 * 4 * 5;
   CHECK(parameters(a, h) == whole);
   a.index_heads = 3;
   a.index_head_dim = 11;
@@ -104,7 +111,7 @@ TEST_CASE("linear attention") {
   a.v_head_dim = 7;
   a.linear_conv_width = 4;
   // q and k: 2 * 15, v: 42, decay and strength: 2 * 6; convolution over 72 channels; A, dt: 2 * 6; norm 7; o
-  const std::int64_t plain = 10 * (30 + 42 + 12) + 72 * 4 + 12 + 7 + 42 * 10;
+  const int plain = 10 * (30 + 42 + 12) + 72 * 4 + 12 + 7 + 42 * 10;
   CHECK(parameters(a, h) == plain);
   a.output_gate = true;
   CHECK(parameters(a, h) == plain + 10 * 42);
@@ -127,13 +134,13 @@ TEST_CASE("a layer: norms, router, shared expert, gate, zero experts") {
   m.norm_bias = true;
   CHECK(parameters(layer, m).total == always + 2 * h + 8 * h + 8 * expert_of_small);
   m.norm_bias = false;
-  layer.moe->router_bias = true;
+  the(layer.moe).router_bias = true;
   CHECK(parameters(layer, m).total == always + 8 * h + 8 + 8 * expert_of_small);
-  layer.moe->shared = FeedForward{.intermediate = 6};
-  layer.moe->shared_gate = true;
+  the(layer.moe).shared = FeedForward{.intermediate = 6};
+  the(layer.moe).shared_gate = true;
   const std::int64_t shared = 3 * h * 6 + h;
   CHECK(parameters(layer, m).active == always + 8 * h + 8 + shared + 3 * expert_of_small);
-  layer.moe->zero_experts = 5;
+  the(layer.moe).zero_experts = 5;
   CHECK(parameters(layer, m).active == always + 13 * h + 13 + shared + 3 * expert_of_small);
 }
 
@@ -143,8 +150,8 @@ TEST_CASE("a model: embeddings, tied or not, positions, and one last norm per st
   const ParameterCount sparse = parameters(m.layers[1], m);
   CHECK(dense.total == attention_of_small + 2 * h + 3 * h * 30);
   CHECK(dense.active == dense.total);
-  CHECK(parameters(m).total == 2 * 100 * h + h + dense.total + sparse.total);
-  CHECK(parameters(m).active == 2 * 100 * h + h + dense.active + sparse.active);
+  CHECK(parameters(m).total == 200 * h + h + dense.total + sparse.total);
+  CHECK(parameters(m).active == 200 * h + h + dense.active + sparse.active);
   m.tied_embeddings = true;
   m.positions = 50;
   CHECK(parameters(m).total == 100 * h + 50 * h + h + dense.total + sparse.total);
@@ -167,7 +174,7 @@ TEST_CASE(
     Model m = small();
     m.hidden = draw(4096);
     m.vocabulary = draw(200'000);
-    MoeBlock& moe = *m.layers[1].moe;
+    MoeBlock& moe = the(m.layers[1].moe);
     moe.experts = draw(512);
     moe.top_k = std::min(draw(16), moe.experts);
     moe.expert = {.intermediate = draw(8192), .gated = draw(2) == 1, .bias = draw(2) == 1};
@@ -188,6 +195,6 @@ TEST_CASE(
 TEST_CASE("counts past 63 bits throw instead of wrapping") {
   Model m = small();
   m.hidden = std::int64_t{1} << 31;
-  m.layers[1].moe->expert.intermediate = std::int64_t{1} << 31;
+  the(m.layers[1].moe).expert.intermediate = std::int64_t{1} << 31;
   CHECK_THROWS_AS(parameters(m), std::overflow_error);
 }

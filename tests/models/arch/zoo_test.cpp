@@ -86,11 +86,11 @@ TEST_CASE("every model of the zoo has its published number of parameters") {
 
 TEST_CASE("Switch-Base-8 on paper") {
   // h = 768, 12 heads of 64, d_ff = 3072, 12 + 12 blocks of which every second is sparse; tied embeddings
-  const std::int64_t attention = 4 * 768 * 768;
-  const std::int64_t ffn = 2 * 768 * 3072;
-  const std::int64_t norms = (12 * 2 + 1) * 768 + (12 * 3 + 1) * 768;
-  const std::int64_t expected = (12 + 2 * 12) * attention + 2 * 32 * 12  // relative bias in the first block of a stack
-                                + 12 * ffn + 12 * (8 * ffn + 8 * 768) + norms + 32128 * 768;
+  const int attention = 4 * 768 * 768;
+  const int ffn = 2 * 768 * 3072;
+  const int norms = (12 * 2 + 1) * 768 + (12 * 3 + 1) * 768;
+  const int expected = (12 + 2 * 12) * attention + 2 * 32 * 12  // relative bias in the first block of a stack
+                       + 12 * ffn + 12 * (8 * ffn + 8 * 768) + norms + 32128 * 768;
   CHECK(expected == 619'339'008);
   CHECK(parameters(load("switch-base-8")).total == expected);
 }
