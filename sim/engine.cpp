@@ -3,35 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <queue>
 #include <stdexcept>
 #include <unordered_map>
 
 #include "moesim/error.hpp"
-#include "sim/collectives/lowering.hpp"
 #include "sim/gpu_share.hpp"
+#include "sim/meetings.hpp"
 #include "sim/op_cost.hpp"
 
 namespace moesim::sim {
 namespace {
-
-// A collective's stay on a GPU takes these away from kernels.
-Demand collective_demand(const Cluster& cluster, Rank rank, std::span<const Rank> group) {
-  const Gpu& gpu = cluster.gpu;
-  Demand d;
-  if (gpu.sms > 0) d.compute = static_cast<double>(cluster.collectives.sms) / gpu.sms;
-  // It reads what it sends and writes what it receives, at most at the speed of the rank's first link.
-  for (const Rank peer : group) {
-    if (peer == rank) continue;
-    const auto route = cluster.topology->route(rank, peer);
-    d.memory =
-        std::max(d.memory, 2 * (cluster.topology->links()[route.front().index()].capacity / gpu.memory_bandwidth));
-    break;
-  }
-  return d;
-}
 
 class Engine {
  public:
@@ -40,6 +23,7 @@ class Engine {
     if (cluster.ranks() < plan.ranks)
       throw std::logic_error(fmt::format("the plan has {} ranks, the cluster {}", plan.ranks, cluster.ranks()));
     network_ = make_network(*cluster.topology, options.fidelity);
+    meetings_ = std::make_unique<Meetings>(plan, cluster, *network_, options.link_intervals);
     int streams = 1;
     for (const Op& op : plan.ops) streams = std::max(streams, op.stream + 1);
     ranks_.resize(static_cast<std::size_t>(plan.ranks));
@@ -60,7 +44,8 @@ class Engine {
       if (flows && (events_.empty() || *flows <= events_.top().time)) {
         completions.clear();
         network_->advance(*flows, completions);
-        for (const Completion& c : completions) transfer_done(c);
+        for (const Completion& c : completions) meetings_->flows_done(c, wakeups_);
+        schedule_wakeups();
         continue;
       }
       const Event e = events_.top();
@@ -108,20 +93,6 @@ class Engine {
     std::optional<Event> kernel_event;
   };
 
-  // One group of one collective under way.
-  struct Meeting {
-    int op;
-    std::size_t group;
-    std::size_t arrived = 0;
-    Picoseconds begin;
-    std::vector<Stage> stages;
-    std::size_t stage = 0;
-    std::vector<Picoseconds> entered;  // by member
-    std::vector<int> outstanding;      // by member: 1 while flows of the stage are under way
-    int open = 0;                      // members with outstanding flows
-    std::vector<Demand> held;
-  };
-
   void index_ops() {
     // Successors, and the number of predecessors, are the same on every rank that runs both ops; ranks outside a
     // collective's groups skip it.
@@ -130,16 +101,6 @@ class Engine {
     for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
       const Op& op = plan_.ops[i];
       for (const OpId a : op.after) successors_[a.index()].push_back(static_cast<int>(i));
-      if (const auto* c = std::get_if<Collective>(&op.work)) {
-        if (!group_of_.contains(c->groups.value())) {
-          std::vector<std::pair<int, int>> members(ranks_.size(), {-1, -1});
-          const Groups& groups = plan_.groups[c->groups.index()];
-          for (std::size_t g = 0; g < groups.size(); ++g)
-            for (std::size_t m = 0; m < groups[g].size(); ++m)
-              members[groups[g][m].index()] = {static_cast<int>(g), static_cast<int>(m)};
-          group_of_.emplace(c->groups.value(), std::move(members));
-        }
-      }
       for (std::size_t r = 0; r < ranks_.size(); ++r) {
         if (!takes_part(op, r)) continue;
         ops_of_rank_[r].push_back(static_cast<int>(i));
@@ -166,7 +127,7 @@ class Engine {
 
   [[nodiscard]] bool takes_part(const Op& op, std::size_t rank) const {
     const auto* c = std::get_if<Collective>(&op.work);
-    return c == nullptr || group_of_.at(c->groups.value())[rank].first >= 0;
+    return c == nullptr || meetings_->takes_part(*c, Rank(rank));
   }
 
   OpState& state(Rank r, int op) { return ranks_[r.index()].ops[static_cast<std::size_t>(op)]; }
@@ -182,7 +143,8 @@ class Engine {
       case EventKind::kernel:
         return kernel_event(e);
       case EventKind::collective_stage:
-        return stage(e.payload, e.time);
+        meetings_->start_stage(e.payload, e.time, wakeups_);
+        return schedule_wakeups();
       case EventKind::leave:
         return leave(e.rank, e.payload, e.time);
       case EventKind::host:
@@ -354,112 +316,32 @@ class Engine {
   // ---- collectives ----
 
   void enter(Rank r, int i, Picoseconds now) {
-    const auto& work = std::get<Collective>(plan_.ops[static_cast<std::size_t>(i)].work);
-    const auto [group, member] = group_of_.at(work.groups.value())[r.index()];
-    const std::vector<Rank>& ranks = plan_.groups[work.groups.index()][static_cast<std::size_t>(group)];
-    const auto found = meeting_of_.emplace(std::pair{i, group}, static_cast<int>(meetings_.size()));
-    if (found.second) {
-      Meeting m{};
-      m.op = i;
-      m.group = static_cast<std::size_t>(group);
-      m.entered.resize(ranks.size());
-      m.outstanding.resize(ranks.size());
-      m.held.resize(ranks.size());
-      meetings_.push_back(std::move(m));
-    }
-    const int id = found.first->second;
-    Meeting& m = meetings_[static_cast<std::size_t>(id)];
-    const auto at = static_cast<std::size_t>(member);
-    m.entered[at] = now;
-    m.held[at] = collective_demand(cluster_, r, ranks);
-    RankState& rank = ranks_[r.index()];
-    rank.gpu.reserve(now, m.held[at]);
+    const Meetings::Entry entry = meetings_->enter(r, OpId(i), now, wakeups_);
+    ranks_[r.index()].gpu.reserve(now, entry.held);
     reschedule(r);
     const OpState& s = state(r, i);
     spans_.push_back({OpId(i), r, s.ready, now, now, now - s.ready, Picoseconds(0)});
     span_of_[key(r, i)] = spans_.size() - 1;
-    if (++m.arrived < ranks.size()) return;
-
-    m.begin = now;
-    for (std::size_t j = 0; j < ranks.size(); ++j) {
-      Span& span = spans_[span_of_.at(key(ranks[j], i))];
-      span.start = now;
-      span.wait = now - m.entered[j];
-    }
-    m.stages = lower(plan_, work, m.group, cluster_);
-    const Picoseconds first = m.stages.empty() ? Picoseconds(0) : m.stages.front().latency;
-    schedule(now + cluster_.collectives.launch + first, ranks.front(), EventKind::collective_stage, id);
-  }
-
-  // Starts the flows of a meeting's current stage, or ends the meeting after the last.
-  void stage(int id, Picoseconds now) {
-    Meeting& m = meetings_[static_cast<std::size_t>(id)];
-    const auto& work = std::get<Collective>(plan_.ops[static_cast<std::size_t>(m.op)].work);
-    const std::vector<Rank>& ranks = plan_.groups[work.groups.index()][m.group];
-    const bool last = m.stage + 1 >= m.stages.size();
-    const bool has_flows = m.stage < m.stages.size() && !m.stages[m.stage].flows.empty();
-    if (has_flows) {
-      const std::vector<Flow>& flows = m.stages[m.stage].flows;
-      statistics_.flows += static_cast<std::int64_t>(flows.size());
-      const auto& members = group_of_.at(work.groups.value());
-      for (const Flow& f : flows) {
-        if (f.from == f.to || f.bytes.value() == 0) continue;
-        m.outstanding[static_cast<std::size_t>(members[f.from.index()].second)] = 1;
-        m.outstanding[static_cast<std::size_t>(members[f.to.index()].second)] = 1;
+    if (entry.complete)
+      for (const auto& [member, entered] : meetings_->entries(entry.meeting)) {
+        Span& span = spans_[span_of_.at(key(member, i))];
+        span.start = now;
+        span.wait = now - entered;
       }
-      m.open = static_cast<int>(std::ranges::count(m.outstanding, 1));
-      const TransferId transfer = network_->start(now, flows);
-      if (m.open > 0) meeting_of_transfer_.emplace(transfer, id);
-    }
-    if (last)
-      for (std::size_t j = 0; j < ranks.size(); ++j)
-        if (m.outstanding[j] == 0) schedule(now, ranks[j], EventKind::leave, id);
-    if (m.open == 0) stage_done(id, now);
+    schedule_wakeups();
   }
 
-  void transfer_done(const Completion& c) {
-    const auto found = meeting_of_transfer_.find(c.transfer);
-    if (found == meeting_of_transfer_.end()) return;  // only flows that complete at once
-    const int id = found->second;
-    Meeting& m = meetings_[static_cast<std::size_t>(id)];
-    const auto& work = std::get<Collective>(plan_.ops[static_cast<std::size_t>(m.op)].work);
-    const auto member = static_cast<std::size_t>(group_of_.at(work.groups.value())[c.rank.index()].second);
-    if (m.outstanding[member] == 0) return;
-    m.outstanding[member] = 0;
-    --m.open;
-    if (m.stage + 1 >= m.stages.size()) schedule(c.time, c.rank, EventKind::leave, id);
-    if (m.open == 0) {
-      meeting_of_transfer_.erase(found);
-      stage_done(id, c.time);
-    }
-  }
-
-  void stage_done(int id, Picoseconds now) {
-    Meeting& m = meetings_[static_cast<std::size_t>(id)];
-    if (options_.link_intervals && m.stage < m.stages.size()) record_links(m, now);
-    if (m.stage + 1 >= m.stages.size()) return;
-    ++m.stage;
-    const auto& work = std::get<Collective>(plan_.ops[static_cast<std::size_t>(m.op)].work);
-    schedule(now + m.stages[m.stage].latency, plan_.groups[work.groups.index()][m.group].front(),
-             EventKind::collective_stage, id);
-    m.begin = now + m.stages[m.stage].latency;
-  }
-
-  void record_links(const Meeting& m, Picoseconds end) {
-    std::map<LinkId, Bytes> carried;
-    for (const Flow& f : m.stages[m.stage].flows)
-      for (const LinkId l : cluster_.topology->route(f.from, f.to)) carried[l] += f.bytes;
-    for (const auto& [link, bytes] : carried)
-      if (bytes.value() > 0) intervals_.push_back({link, OpId(m.op), m.begin, end, bytes});
-  }
-
-  void leave(Rank r, int id, Picoseconds now) {
-    Meeting& m = meetings_[static_cast<std::size_t>(id)];
-    const auto& work = std::get<Collective>(plan_.ops[static_cast<std::size_t>(m.op)].work);
-    const auto member = static_cast<std::size_t>(group_of_.at(work.groups.value())[r.index()].second);
-    ranks_[r.index()].gpu.release(now, m.held[member]);
+  void leave(Rank r, int meeting, Picoseconds now) {
+    const Meetings::Visit visit = meetings_->visit(meeting, r);
+    ranks_[r.index()].gpu.release(now, visit.held);
     reschedule(r);
-    finish_op(r, m.op, now);
+    finish_op(r, visit.op.value(), now);
+  }
+
+  void schedule_wakeups() {
+    for (const Meetings::Wakeup& w : wakeups_)
+      schedule(w.time, w.rank, w.leave ? EventKind::leave : EventKind::collective_stage, w.meeting);
+    wakeups_.clear();
   }
 
   // ---- the end ----
@@ -490,10 +372,11 @@ class Engine {
                                        totals[l].bytes.value(), totals[l].busy.value(), link.nominal.value()));
       out.links.push_back({LinkId(l), totals[l].bytes, totals[l].busy});
     }
-    std::ranges::stable_sort(intervals_, [](const LinkInterval& a, const LinkInterval& b) {
+    out.link_intervals = meetings_->take_intervals();
+    std::ranges::stable_sort(out.link_intervals, [](const LinkInterval& a, const LinkInterval& b) {
       return std::tie(a.start, a.link, a.op) < std::tie(b.start, b.link, b.op);
     });
-    out.link_intervals = std::move(intervals_);
+    statistics_.flows = meetings_->flows();
     if (statistics != nullptr) *statistics = statistics_;
     return out;
   }
@@ -511,7 +394,6 @@ class Engine {
   std::vector<std::vector<int>> ops_of_rank_;
   std::vector<std::vector<int>> successors_;
   std::vector<std::vector<int>> stream_next_;
-  std::unordered_map<std::int32_t, std::vector<std::pair<int, int>>> group_of_;  // by GroupsId: rank -> group, member
   struct CachedCost {
     bool valid = false;
     std::vector<std::int32_t> key;
@@ -521,12 +403,10 @@ class Engine {
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::uint64_t sequence_ = 0;
   std::int64_t completed_ = 0;
-  std::vector<Meeting> meetings_;
-  std::map<std::pair<int, int>, int> meeting_of_;
-  std::unordered_map<TransferId, int> meeting_of_transfer_;
+  std::unique_ptr<Meetings> meetings_;
+  std::vector<Meetings::Wakeup> wakeups_;
   std::vector<Span> spans_;
   std::unordered_map<std::uint64_t, std::size_t> span_of_;
-  std::vector<LinkInterval> intervals_;
   SimulationStatistics statistics_;
 };
 

@@ -7,18 +7,6 @@
 namespace moesim::strategies {
 namespace {
 
-std::string phase_line(const Workload& w) {
-  switch (w.phase) {
-    case Workload::Phase::encode:
-      return fmt::format("encode, {} sequences of {} tokens", w.sequences, w.sequence_length);
-    case Workload::Phase::prefill:
-      return fmt::format("prefill, {} sequences of {} tokens", w.sequences, w.sequence_length);
-    case Workload::Phase::decode:
-      return fmt::format("decode, {} sequences, one token each on {} cached", w.sequences, w.context());
-  }
-  return {};
-}
-
 Plan header(const Input& in, int tp) {
   const int ranks = in.cluster.ranks();
   if (tp < 1 || ranks % tp != 0) throw Infeasible(fmt::format("{} ranks do not divide into groups of {}", ranks, tp));
@@ -26,7 +14,7 @@ Plan header(const Input& in, int tp) {
   Plan plan;
   plan.strategy = in.label;
   plan.model = in.model.name;
-  plan.workload = phase_line(in.workload);
+  plan.workload = to_string(in.workload);
   plan.options = in.options.printed();
   plan.ranks = ranks;
   plan.routing = in.routing.description();
@@ -196,8 +184,10 @@ BufferId Transformer::gate(const MoeLayer& moe) {
 
 void Transformer::embedding() {
   const std::int64_t h = in_.model.hidden;
-  embedding_ =
-      weight("embedding.table", Rows{(in_.model.vocabulary + tp_ - 1) / tp_, {}}, h, in_.model.weights, row_slices());
+  Shard slices = row_slices();
+  if (tp_ > 1) slices.tensor_rows = in_.model.vocabulary;
+  embedding_ = weight("embedding.table", Rows{(in_.model.vocabulary + tp_ - 1) / tp_, {}}, h, in_.model.weights,
+                      std::move(slices));
   residual_ = op("embedding", Category::embedding, Layer{}, {embedding_}, token_rows_, h, act(),
                  Elementwise{Elementwise::Fn::embedding, token_rows_, h, h, act(), 0, {}});
   if (tp_ > 1) residual_ = all_reduce("embedding.all_reduce", Category::embedding, Layer{}, residual_, token_rows_, h);

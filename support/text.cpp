@@ -6,6 +6,8 @@
 #include <cmath>
 #include <string_view>
 
+#include "moesim/workload.hpp"
+
 namespace moesim {
 namespace {
 
@@ -31,5 +33,17 @@ std::string human(Picoseconds t) {
   return scaled(static_cast<double>(t.value()), 1000, {"ps", "ns", "us", "ms", "s", "ks"});
 }
 std::string human(BytesPerSecond r) { return scaled(r.value(), 1000, {"B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"}); }
+
+std::string to_string(const Workload& w) {
+  switch (w.phase) {
+    case Workload::Phase::encode:
+      return fmt::format("encode, {} sequences of {} tokens", w.sequences, w.sequence_length);
+    case Workload::Phase::prefill:
+      return fmt::format("prefill, {} sequences of {} tokens", w.sequences, w.sequence_length);
+    case Workload::Phase::decode:
+      return fmt::format("decode, {} sequences, one token each on {} cached", w.sequences, w.context());
+  }
+  return {};
+}
 
 }  // namespace moesim

@@ -29,4 +29,7 @@ struct Workload {
   [[nodiscard]] std::int64_t context() const { return kv_length > 0 ? kv_length : sequence_length; }
 };
 
+// One line: "prefill, 1000 sequences of 120 tokens".
+std::string to_string(const Workload& workload);
+
 }  // namespace moesim

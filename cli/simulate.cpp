@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "cli/progress.hpp"
+#include "cli/verbs.hpp"
+#include "study/runner.hpp"
+
+namespace moesim::cli {
+
+void add_simulate(CLI::App& app, Run& run) {
+  struct Args {
+    std::vector<std::string> scenarios;
+    std::string out;
+    std::vector<std::string> machines;
+    bool json = false;
+    double error = 0.01;
+    bool exact = false;
+  };
+  CLI::App* verb = app.add_subcommand("simulate", "Predict every strategy of a scenario and rank them");
+  const auto args = std::make_shared<Args>();
+  verb->add_option("scenario", args->scenarios, "Scenario files (docs/scenario.md)")->required();
+  verb->add_option(
+      "--out", args->out,
+      "Directory for report.json and, per strategy, ops.csv, trace.json (ui.perfetto.dev) and timeline.json");
+  verb->add_option("--machine", args->machines, "Calibration (FILE.fit.toml) to lay over the scenario's machine");
+  verb->add_flag("--json", args->json, "Print report.json instead of tables");
+  verb->add_flag("--exact", args->exact, "Solve link sharing again at every completion");
+  verb->add_option("--network-error", args->error, "Otherwise: largest relative error of a transfer's time")
+      ->check(CLI::Range(1e-6, 0.5))
+      ->capture_default_str();
+  verb->footer(R"(Examples:
+  moesim simulate scenarios/mixtral_h100.toml
+  moesim simulate a.toml b.toml --out results           results/a, results/b
+  moesim simulate a.toml --json | jq '.points[0].strategies[0].strategy'
+
+Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad input.)");
+  verb->callback([args, &run] {
+    run = [args] {
+      bool feasible = true;
+      for (const std::string& path : args->scenarios) {
+        const study::Scenario scenario = study::read_scenario(path);
+        study::RunOptions options;
+        options.overlays = args->machines;
+        options.fidelity = {args->exact ? sim::Fidelity::Kind::exact : sim::Fidelity::Kind::bounded, args->error};
+        if (!args->out.empty()) {
+          options.out_dir = args->out;
+          if (args->scenarios.size() > 1) options.out_dir += "/" + std::filesystem::path(path).stem().string();
+        }
+        const auto progress = std::make_shared<Progress>();
+        options.progress = [progress](double share, const std::string& what) { (*progress)(share, what); };
+        const study::StudyResult result = study::run_study(scenario, options);
+        options.progress = nullptr;
+        feasible = feasible && result.feasible();
+        fmt::print("{}", args->json ? study::report_json(result) : study::render(result));
+        if (!args->out.empty()) fmt::print(stderr, "wrote {}\n", options.out_dir);
+      }
+      return feasible ? Exit::ok : Exit::no;
+    };
+  });
+}
+
+}  // namespace moesim::cli

@@ -1,0 +1,187 @@
+#include "study/runner.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <mutex>
+#include <stdexcept>
+
+#include "support/files.hpp"
+#include "support/parallel.hpp"
+
+namespace moesim::study {
+namespace {
+
+// "model.experts=64,workload.sequences=8", fit for a file name.
+std::string slug(const std::vector<std::pair<std::string, std::string>>& axes) {
+  std::string out;
+  for (const auto& [key, value] : axes) out += fmt::format("{}{}={}", out.empty() ? "" : ",", key, value);
+  for (char& c : out)
+    if (c == '/' || c == ' ' || c == '"') c = '_';
+  return out;
+}
+
+std::string cluster_line(const Cluster& c) {
+  return fmt::format("{} node{} x {} {}", c.nodes, c.nodes == 1 ? "" : "s", c.gpus_per_node, c.gpu.name);
+}
+
+// One strategy at one point.
+StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
+                            const std::string& directory, const std::function<void(double)>& progress) {
+  StrategyResult out;
+  out.label = chosen.label;
+  out.kind = chosen.strategy->name;
+  Plan plan;
+  try {
+    plan = make_plan(setup, chosen);
+  } catch (const strategies::Infeasible& e) {
+    out.infeasible = e.what();
+    return out;
+  }
+  sim::SimulationOptions simulation;
+  simulation.fidelity = options.fidelity;
+  simulation.link_intervals = !directory.empty();
+  simulation.progress = progress;
+  const auto kernels = cost::make_roofline(setup.cluster.gpu);
+  const Timeline timeline = sim::simulate(plan, setup.cluster, *kernels, simulation);
+  out.summary = summarize(plan, timeline, setup.cluster);
+  if (!directory.empty()) {
+    const std::string prefix = directory + "/" + chosen.label;
+    write_ops_csv(prefix + ".ops.csv", plan, timeline);
+    write_trace(prefix + ".trace.json", plan, timeline, setup.cluster);
+  }
+  return out;
+}
+
+void rank_strategies(PointResult& point, const Scenario& scenario) {
+  const auto baseline = std::ranges::find(point.strategies, scenario.report.baseline, &StrategyResult::label);
+  if (baseline != point.strategies.end() && baseline->infeasible.empty()) {
+    const Summary reference = baseline->summary;
+    for (StrategyResult& s : point.strategies) {
+      if (!s.infeasible.empty()) continue;
+      if (s.summary.step.value() > 0) s.to_baseline = reference.step / s.summary.step;
+      if (s.summary.moe_layer.value() > 0) s.layer_to_baseline = reference.moe_layer / s.summary.moe_layer;
+    }
+  }
+  const auto value = [&](const StrategyResult& s) -> std::int64_t {
+    switch (scenario.report.sort) {
+      case ReportChoice::Sort::step:
+        return s.summary.step.value();
+      case ReportChoice::Sort::moe_layer:
+        return s.summary.moe_layer.value();
+      case ReportChoice::Sort::memory:
+        return s.summary.memory.total.value();
+      case ReportChoice::Sort::scenario:
+        return 0;
+    }
+    return 0;
+  };
+  std::ranges::stable_sort(point.strategies, [&](const StrategyResult& a, const StrategyResult& b) {
+    const auto key = [&](const StrategyResult& s) {
+      return std::tuple(!s.infeasible.empty(), s.infeasible.empty() && !s.summary.fits, value(s));
+    };
+    return key(a) < key(b);
+  });
+}
+
+std::vector<PublishedRow> compare_published(const Scenario& scenario, const std::vector<PointResult>& points) {
+  std::vector<PublishedRow> rows;
+  for (const Published& p : scenario.published) {
+    PublishedRow row{p.strategy, p.metric, p.at, p.value, std::nullopt, p.unit, p.used_in_fit, p.source};
+    for (const PointResult& point : points) {
+      const bool here = std::ranges::all_of(
+          p.at, [&](const auto& axis) { return std::ranges::find(point.axes, axis) != point.axes.end(); });
+      const auto found = std::ranges::find(point.strategies, p.strategy, &StrategyResult::label);
+      if (!here || found == point.strategies.end() || !found->infeasible.empty()) continue;
+      row.predicted = metric_value(*found, p.metric);
+      break;
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+}  // namespace
+
+double metric_value(const StrategyResult& result, std::string_view metric) {
+  const Summary& s = result.summary;
+  if (metric == "step_ms") return to_milliseconds(s.step);
+  if (metric == "moe_layer_ms") return to_milliseconds(s.moe_layer);
+  if (metric == "speedup") return result.to_baseline;
+  if (metric == "moe_layer_speedup") return result.layer_to_baseline;
+  if (metric == "straggler") return s.straggler;
+  if (metric == "memory_gb") return static_cast<double>(s.memory.total.value()) / 1e9;
+  if (metric == "sent_bytes") return static_cast<double>(s.sent.value());
+  if (metric == "received_bytes") return static_cast<double>(s.received.value());
+  if (metric == "dropped") return s.dropped;
+  throw std::logic_error("no metric " + std::string(metric));
+}
+
+Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy) {
+  return strategy.strategy->plan(
+      {setup.model, setup.cluster, setup.workload, *setup.routing, strategy.options, strategy.label});
+}
+
+StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
+  std::vector<ScenarioPoint> points = expand(scenario);
+  for (ScenarioPoint& p : points)
+    p.scenario.cluster.overlays.insert(p.scenario.cluster.overlays.end(), options.overlays.begin(),
+                                       options.overlays.end());
+  StudyResult out;
+  out.name = scenario.name;
+  out.description = scenario.description;
+  out.scenario = scenario.path;
+  out.baseline = scenario.report.baseline;
+
+  std::vector<Setup> setups;
+  setups.reserve(points.size());
+  struct Job {
+    std::size_t point;
+    std::size_t strategy;
+  };
+  std::vector<Job> jobs;
+  for (const ScenarioPoint& p : points) {
+    setups.push_back(resolve(p.scenario));
+    const Setup& s = setups.back();
+    PointResult& r = out.points.emplace_back();
+    r.axes = p.axes;
+    r.model = s.model.name;
+    r.cluster = cluster_line(s.cluster);
+    r.routing = s.routing->description();
+    r.routing_synthetic = s.routing->synthetic();
+    r.workload = to_string(s.workload);
+    r.strategies.resize(s.strategies.size());
+    for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});
+  }
+
+  std::mutex mutex;
+  std::vector<double> shares(jobs.size());
+  parallel_for(static_cast<int>(jobs.size()), [&](int j) {
+    const Job& job = jobs[static_cast<std::size_t>(j)];
+    const Setup& setup = setups[job.point];
+    const auto progress = [&](double share) {
+      if (!options.progress) return;
+      const std::scoped_lock lock(mutex);
+      shares[static_cast<std::size_t>(j)] = share;
+      double sum = 0;
+      for (const double s : shares) sum += s;
+      options.progress(sum / static_cast<double>(shares.size()), setup.strategies[job.strategy].label);
+    };
+    progress(0);
+    std::string directory;
+    if (!options.out_dir.empty()) {
+      directory = options.out_dir;
+      if (!points[job.point].axes.empty()) directory += "/" + slug(points[job.point].axes);
+    }
+    out.points[job.point].strategies[job.strategy] =
+        run_strategy(setup, setup.strategies[job.strategy], options, directory, progress);
+    progress(1);
+  });
+  for (std::size_t p = 0; p < points.size(); ++p) rank_strategies(out.points[p], points[p].scenario);
+  out.published = compare_published(scenario, out.points);
+  if (!options.out_dir.empty()) write_file(options.out_dir + "/report.json", report_json(out));
+  return out;
+}
+
+}  // namespace moesim::study
