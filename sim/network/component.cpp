@@ -103,17 +103,24 @@ void Component::merge_links(std::vector<double>& capacity, std::vector<std::uint
   hops.resize(out);
 }
 
-Picoseconds Component::next() const { return delivered_ < ready_.size() ? ready_[delivered_].time : end_; }
+Picoseconds Component::next() {
+  if (as_of_ != around_.plans) {
+    as_of_ = around_.plans;
+    decisive_ = ended_;
+  }
+  decisive_ = std::max(decisive_, ended_);
+  while (decisive_ < batch_.size() && !around_.transfers.decides(members_[batch_[decisive_].member])) ++decisive_;
+  return decisive_ < batch_.size() ? batch_[decisive_].time : end_;
+}
 
 void Component::run(Picoseconds until, std::vector<Completion>& out) {
   while (true) {
-    for (; delivered_ < ready_.size() && ready_[delivered_].time <= until; ++delivered_)
-      out.push_back(ready_[delivered_]);
+    for (; ended_ < batch_.size() && batch_[ended_].time <= until; ++ended_)
+      around_.transfers.end(members_[batch_[ended_].member], batch_[ended_].time, out);
     if (end_ > until) return;
     commit();
     batch_.clear();
-    ready_.clear();
-    delivered_ = 0;
+    ended_ = 0;
     if (worn()) return;
     start();
   }
@@ -121,12 +128,13 @@ void Component::run(Picoseconds until, std::vector<Completion>& out) {
 
 void Component::start() {
   plan();
-  for (const Ending& e : batch_) around_.transfers.end(members_[e.member], e.time, ready_);
+  for (const Ending& e : batch_) around_.transfers.plan(members_[e.member]);
+  ++around_.plans;
 }
 
 void Component::dissolve(Picoseconds now, std::vector<Entry>& out) {
-  for (const Ending& e : batch_)
-    if (e.time > now) around_.transfers.take_back(members_[e.member]);
+  for (std::size_t i = ended_; i < batch_.size(); ++i) around_.transfers.take_back(members_[batch_[i].member]);
+  ++around_.plans;
   cut(now);
   for (std::uint32_t c = 0; c < goal_.size(); ++c) {
     if (fill_->gone(c)) continue;

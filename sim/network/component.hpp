@@ -30,6 +30,7 @@ struct Surroundings {
   Transfers transfers;
   LinkLedger ledger;
   std::vector<std::uint32_t> local_link;  // [links] scratch, all `none` between uses
+  std::uint64_t plans = 0;                // made or taken back so far, by any component
 };
 
 class Component {
@@ -40,8 +41,8 @@ class Component {
   Component(const Component&) = delete;
   Component& operator=(const Component&) = delete;
 
-  // Of the next Completion or, before it, of the next solve.
-  [[nodiscard]] Picoseconds next() const;
+  // Of the next flow whose end might be a Completion or, before it, of the next solve.
+  [[nodiscard]] Picoseconds next();
   // Appends the completions up to `until`; stops before that, at time(), when worn.
   void run(Picoseconds until, std::vector<Completion>& out);
   // The flows that are left at `now`: before next(), or time() when worn. The component is of no use then.
@@ -64,7 +65,7 @@ class Component {
 
   // Works out the flows that end next (batch_, by time) and when shares change (end_).
   virtual void plan() = 0;
-  void start();  // plans, and counts down what is planned
+  void start();  // plan(), and what goes with it
   // Moves to end_: what is in batch_ is over.
   virtual void commit() = 0;
   // Moves to `now` < end_: what is in batch_ up to then is over.
@@ -88,11 +89,13 @@ class Component {
   std::size_t live_ = 0;
 
   Picoseconds time_, end_;
-  std::vector<Ending> batch_;
-  std::vector<Completion> ready_;
-  std::size_t delivered_ = 0;
+  std::vector<Ending> batch_;  // by time
+  std::size_t ended_ = 0;      // of batch_, reported to transfers
 
  private:
+  std::size_t decisive_ = 0;  // first of batch_ that might be a Completion,
+  std::uint64_t as_of_ = 0;   // by this number of plans
+
   void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& hops);
 };
 

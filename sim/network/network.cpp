@@ -104,7 +104,8 @@ TransferId FluidNetwork::start(Picoseconds now, std::span<const Flow> flows) {
   std::ranges::sort(idle);
   idle.erase(std::unique(idle.begin(), idle.end()), idle.end());
   for (const Rank r : idle)
-    if (!std::ranges::binary_search(around_.transfers.at(id).ranks, r)) done_.push_back({now, id, r});
+    if (!std::ranges::binary_search(around_.transfers.at(id).places, r, {}, &Transfers::Place::rank))
+      done_.push_back({now, id, r});
 
   std::map<Picoseconds, std::vector<Entry>> by_latency;
   std::vector<double> bytes(around_.topology.links().size(), 0);

@@ -16,9 +16,8 @@ std::uint32_t Transfers::open(Picoseconds now, std::span<const Flow> flows) {
   }
   for (std::size_t r = 0; r < place_.size(); ++r) {
     if (place_[r] == 0) continue;
-    t.ranks.emplace_back(r);
-    t.left.push_back(place_[r]);
-    place_[r] = static_cast<std::uint32_t>(t.ranks.size() - 1);
+    t.places.push_back({.rank = Rank(r), .left = place_[r], .planned = 0, .latest = now});
+    place_[r] = static_cast<std::uint32_t>(t.places.size() - 1);
   }
   all_.push_back(std::move(t));
   return static_cast<std::uint32_t>(all_.size() - 1);
@@ -32,25 +31,33 @@ Member Transfers::member(const Flow& flow) const {
           .to = place_[flow.to.index()]};
 }
 
-void Transfers::end(const Member& m, Picoseconds time, std::vector<Completion>& out) {
-  Transfer& t = all_[m.transfer];
-  for (const std::uint32_t place : {m.from, m.to})
-    if (--t.left[place] == 0) out.push_back({time, m.transfer, t.ranks[place]});
+void Transfers::plan(const Member& m) {
+  for (const std::uint32_t p : {m.from, m.to}) ++all_[m.transfer].places[p].planned;
 }
 
 void Transfers::take_back(const Member& m) {
-  Transfer& t = all_[m.transfer];
-  ++t.left[m.from];
-  ++t.left[m.to];
+  for (const std::uint32_t p : {m.from, m.to}) --all_[m.transfer].places[p].planned;
+}
+
+bool Transfers::decides(const Member& m) const {
+  const std::vector<Place>& places = all_[m.transfer].places;
+  return places[m.from].left == places[m.from].planned || places[m.to].left == places[m.to].planned;
+}
+
+void Transfers::end(const Member& m, Picoseconds time, std::vector<Completion>& out) {
+  for (const std::uint32_t p : {m.from, m.to}) {
+    Place& place = all_[m.transfer].places[p];
+    place.latest = std::max(place.latest, time);
+    --place.planned;
+    if (--place.left == 0) out.push_back({place.latest, m.transfer, place.rank});
+  }
 }
 
 void Transfers::close(const Member& m, Picoseconds low, Picoseconds high) {
   Transfer& t = all_[m.transfer];
   t.bracket.low = std::max(t.bracket.low, std::max(low, t.start + t.least));
   t.bracket.high = std::max(t.bracket.high, high);
-  if (--t.flows > 0) return;
-  t.ranks = {};
-  t.left = {};
+  if (--t.flows == 0) t.places = {};
 }
 
 void LinkLedger::begin(std::span<const LinkId> route, Picoseconds time) {

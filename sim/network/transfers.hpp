@@ -14,19 +14,25 @@ struct Member {
   double target;  // bytes that each flow of its class has moved once this one is complete
   std::int64_t bytes;
   std::uint32_t transfer;  // index in Transfers
-  std::uint32_t from, to;  // places in the transfer's list of ranks
+  std::uint32_t from, to;  // in the transfer's places
 };
 
 class Transfers {
  public:
+  // Flows of one rank.
+  struct Place {
+    Rank rank;
+    std::uint32_t left = 0;     // that have not ended
+    std::uint32_t planned = 0;  // of these, whose end is known unless something starts before
+    Picoseconds latest;         // end of those that have ended
+  };
   struct Transfer {
     Picoseconds start;
     Picoseconds least;  // no schedule is faster: max over links of bytes / capacity
     Picoseconds slip;   // of bounded batches so far: how long links idled that need not have
     Bracket bracket;
-    std::uint32_t flows = 0;          // that have not ended
-    std::vector<Rank> ranks;          // with flows, rising; released with the last flow
-    std::vector<std::uint32_t> left;  // flows of each
+    std::uint32_t flows = 0;    // that have not ended
+    std::vector<Place> places;  // by rank; released with the last flow
   };
 
   explicit Transfers(int ranks) : place_(static_cast<std::size_t>(ranks)) {}
@@ -35,10 +41,13 @@ class Transfers {
   std::uint32_t open(Picoseconds now, std::span<const Flow> flows);
   [[nodiscard]] Member member(const Flow& flow) const;
 
-  // The flow ends at `time`: appends the Completions that this makes. A rank's flows end in the order of their times.
-  void end(const Member& m, Picoseconds time, std::vector<Completion>& out);
+  void plan(const Member& m);
   void take_back(const Member& m);
-  // The flow has ended for good, and might have ended between `low` and `high`.
+  // Might the end of this flow, which is planned, be a Completion?
+  [[nodiscard]] bool decides(const Member& m) const;
+  // A planned flow ends: appends the Completions that this makes. Components report in any order.
+  void end(const Member& m, Picoseconds time, std::vector<Completion>& out);
+  // After end(): the flow might have ended between `low` and `high`.
   void close(const Member& m, Picoseconds low, Picoseconds high);
 
   [[nodiscard]] Transfer& at(std::uint32_t transfer) { return all_[transfer]; }
