@@ -167,6 +167,7 @@ class Checker {
     for (const std::vector<Rank>& g : plan_.groups[w.groups.index()])
       for (std::size_t j = 0; j < g.size(); ++j) {
         const std::int64_t rows = rows_delivered(w, g, j);
+        if (w.kind == Collective::Kind::reduce && j != static_cast<std::size_t>(w.root)) continue;
         if (rows * w.cols == plan_.rows(out.rows, g[j]) * out.cols) continue;
         return fault("delivers {} rows of {} to rank {}, where its output has {} of {}", rows, w.cols, g[j].value(),
                      plan_.rows(out.rows, g[j]), out.cols);
@@ -184,8 +185,6 @@ class Checker {
         for (const Rank r : g) sum += plan_.table(w.counts).row_sum(r.value());
         return sum;
       case Collective::Kind::reduce:
-        if (member != static_cast<std::size_t>(w.root)) return 0;
-        return plan_.table(w.counts).row_sum(g[member].value());
       case Collective::Kind::broadcast:
       case Collective::Kind::all_reduce:
       case Collective::Kind::reduce_scatter_v:

@@ -1,0 +1,136 @@
+#include "backend/executor.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "backend/host/runs.hpp"
+
+namespace moesim::backend {
+namespace {
+
+using Durations = std::vector<std::vector<Nanoseconds>>;
+
+std::vector<Rank> all_ranks(const Plan& plan) {
+  std::vector<Rank> out;
+  for (int r = 0; r < plan.ranks; ++r) out.emplace_back(r);
+  return out;
+}
+
+// Collects the measured runs and picks the Timeline among them.
+class Recorder {
+ public:
+  explicit Recorder(const RunOptions& options) : options_(options) {}
+
+  // Takes the next run; false when that was the last one wanted.
+  bool take(Timeline t) {
+    if (runs_++ >= options_.warmup) {
+      measurement_.makespans.push_back(t.makespan);
+      timelines_.push_back(std::move(t));
+    }
+    const double done = static_cast<double>(runs_) / static_cast<double>(options_.warmup + options_.repeats);
+    return !options_.progress || options_.progress(done);
+  }
+
+  Measurement finish(const std::string& how) {
+    if (timelines_.empty()) throw Refused("the measurement was ended before its first run");
+    std::vector<std::size_t> order(timelines_.size());
+    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(),
+                     [&](std::size_t a, std::size_t b) { return timelines_[a].makespan < timelines_[b].makespan; });
+    const bool fastest = options_.statistic == RunOptions::Statistic::minimum;
+    measurement_.timeline = std::move(timelines_[order[fastest ? 0 : (order.size() - 1) / 2]]);
+    measurement_.method =
+        fmt::format("{}; {} of {} runs after {} to warm up, spread {:.0f} %", how, fastest ? "fastest" : "median",
+                    order.size(), options_.warmup, 100 * measurement_.spread());
+    return std::move(measurement_);
+  }
+
+  [[nodiscard]] int wanted() const { return options_.warmup + options_.repeats; }
+
+ private:
+  const RunOptions& options_;
+  int runs_ = 0;
+  std::vector<Timeline> timelines_;
+  Measurement measurement_;
+};
+
+unsigned cores() { return std::max(1U, std::thread::hardware_concurrency()); }
+
+class Host final : public Executor {
+ public:
+  [[nodiscard]] std::string_view name() const override { return "host"; }
+  [[nodiscard]] std::string unavailable() const override { return {}; }
+
+  [[nodiscard]] Measurement run(const Plan& plan, const Inputs& inputs, const RunOptions& options) const override {
+    if (options.repeats < 1 || options.warmup < 0) throw Refused("a measurement needs at least one run");
+    if (options.transport != nullptr) return as_processes(plan, inputs, options);
+    const bool threads = options.mode == RunOptions::Mode::threads ||
+                         (options.mode == RunOptions::Mode::automatic && static_cast<unsigned>(plan.ranks) <= cores());
+    const Programs programs = make_programs(plan, inputs, all_ranks(plan));
+    return threads ? as_threads(plan, programs, options) : one_at_a_time(plan, programs, options);
+  }
+
+ private:
+  static Measurement as_threads(const Plan& plan, const Programs& programs, const RunOptions& options) {
+    Recorder recorder(options);
+    run_threads(plan, programs, recorder.wanted(), options.patience,
+                [&](const std::vector<Marks>& marks) { return recorder.take(wall_timeline(plan, marks)); });
+    return recorder.finish(fmt::format("wall time of {} threads on {} cores", plan.ranks, cores()));
+  }
+
+  // With `minimum`, the Timeline is composed from the fastest run of every op.
+  static Measurement one_at_a_time(const Plan& plan, const Programs& programs, const RunOptions& options) {
+    Recorder recorder(options);
+    Durations fastest;
+    for (int i = 0; i < recorder.wanted(); ++i) {
+      const Durations d = run_one_at_a_time(programs);
+      if (i >= options.warmup || fastest.empty()) {
+        if (i <= options.warmup) fastest = d;
+        for (std::size_t r = 0; r < d.size(); ++r)
+          for (std::size_t op = 0; op < d[r].size(); ++op) fastest[r][op] = std::min(fastest[r][op], d[r][op]);
+      }
+      if (!recorder.take(composed_timeline(plan, d))) break;
+    }
+    Measurement out = recorder.finish(
+        fmt::format("ops of {} ranks timed one at a time on {} cores and composed along the plan's dependencies",
+                    plan.ranks, cores()));
+    if (options.statistic == RunOptions::Statistic::minimum) out.timeline = composed_timeline(plan, fastest);
+    return out;
+  }
+
+  // This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
+  static Measurement as_processes(const Plan& plan, const Inputs& inputs, const RunOptions& options) {
+    Transport& transport = *options.transport;
+    if (transport.ranks() != plan.ranks)
+      throw Refused(fmt::format("the plan has {} ranks and {} processes were started; use 'mpirun -n {}'", plan.ranks,
+                                transport.ranks(), plan.ranks));
+    const Programs programs = make_programs(plan, inputs, {transport.rank()});
+    Recorder recorder(options);
+    for (int i = 0; i < recorder.wanted(); ++i) {
+      const Marks own = run_process(*programs.front(), transport, options.patience);
+      std::string said(own.size() * sizeof(Mark), '\0');
+      std::copy_n(reinterpret_cast<const char*>(own.data()), said.size(), said.begin());
+      const std::vector<std::string> all = transport.gather(said, options.patience);
+      std::vector<Marks> marks(static_cast<std::size_t>(plan.ranks), Marks(plan.ops.size()));
+      marks[transport.rank().index()] = own;
+      for (std::size_t r = 0; r < all.size(); ++r)
+        std::copy_n(all[r].data(), std::min(all[r].size(), said.size()), reinterpret_cast<char*>(marks[r].data()));
+      recorder.take(wall_timeline(plan, marks));
+    }
+    return recorder.finish(fmt::format("wall time of {} processes over {}{}", plan.ranks, transport.description(),
+                                       static_cast<unsigned>(plan.ranks) > cores()
+                                           ? fmt::format(", of which {} cores run at a time", cores())
+                                           : std::string()));
+  }
+};
+
+}  // namespace
+
+const Executor& host() {
+  static const Host executor;
+  return executor;
+}
+
+}  // namespace moesim::backend

@@ -1,0 +1,121 @@
+#include "backend/host/memory.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "backend/numbers.hpp"
+
+namespace moesim::backend {
+namespace {
+
+// Float copies of what is not stored in float, for the largest product of the plan (gemm.cpp).
+Bytes workspace(const Plan& plan) {
+  std::int64_t most = 0;
+  for (const Op& op : plan.ops) {
+    const auto product = [&](std::int64_t n, std::int64_t k, DType weight) {
+      const std::int64_t panels = detail::checked_mul(256, n + k);
+      most = std::max(most, weight == DType::f32 ? panels : detail::checked_add(detail::checked_mul(n, k), panels));
+    };
+    if (const auto* g = std::get_if<Gemm>(&op.work)) product(g->n, g->k, g->weight);
+    if (const auto* g = std::get_if<GroupedGemm>(&op.work)) product(g->n, g->k, g->weight);
+    if (const auto* a = std::get_if<AttentionCore>(&op.work))
+      most = std::max(most, detail::checked_mul(a->kv_len, a->qk_dim + a->v_dim + 64));
+  }
+  return Bytes(detail::checked_mul(most, 4));
+}
+
+// A number in a file of the kernel's, or -1.
+std::int64_t number_in(const std::string& path) {
+  std::ifstream in(path);
+  std::int64_t v = -1;
+  return in >> v ? v : -1;
+}
+
+// Rows of a cache that belong to the owners before this rank's: it holds `kept` rows of each sequence.
+std::int64_t first_cache_row(const Plan& plan, std::size_t buffer, Rank rank) {
+  for (const Op& op : plan.ops) {
+    const auto* core = std::get_if<AttentionCore>(&op.work);
+    if (core == nullptr || std::find(op.reads.begin(), op.reads.end(), BufferId(buffer)) == op.reads.end()) continue;
+    const std::int64_t sequences = plan.rows(core->sequences, rank);
+    if (sequences == 0 || core->q_len == 0) return 0;
+    const auto owner = static_cast<std::size_t>(plan.owner_of_rank[rank.index()]);
+    return plan.tokens.begin[owner] / core->q_len * (plan.rows(plan.buffers[buffer].rows, rank) / sequences);
+  }
+  return 0;
+}
+
+}  // namespace
+
+Bytes memory_needed(const Plan& plan, const std::vector<Rank>& ranks) {
+  Bytes sum;
+  for (const Rank r : ranks) {
+    for (const Buffer& b : plan.buffers) sum += plan.bytes(b, r);
+    sum += workspace(plan);
+  }
+  return sum;
+}
+
+Bytes memory_available() {
+  std::int64_t free = static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  std::int64_t kilobytes = 0;
+  for (std::string unit; in >> key >> kilobytes; std::getline(in, unit))
+    if (key == "MemAvailable:") free = kilobytes * 1024;
+  const std::string group = "/sys/fs/cgroup/memory.";
+  const std::int64_t limit = number_in(group + "max");
+  const std::int64_t used = number_in(group + "current");
+  if (limit >= 0 && used >= 0) free = std::min(free, std::max<std::int64_t>(0, limit - used));
+  return Bytes(free);
+}
+
+RankMemory::RankMemory(const Plan& plan, const Inputs& inputs, Rank rank) : rank_(rank) {
+  std::set<BufferId> used;
+  for (const Op& op : plan.ops) {
+    used.insert(op.reads.begin(), op.reads.end());
+    used.insert(op.writes.begin(), op.writes.end());
+  }
+  tensors_.resize(plan.buffers.size());
+  owned_.resize(plan.buffers.size());
+  for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
+    const Buffer& b = plan.buffers[i];
+    if (used.count(BufferId(i)) == 0) continue;
+    if (!computable(b.dtype) && b.dtype != DType::i32)
+      throw Refused(
+          fmt::format("the host computes with f32, bf16 and f16, and buffer '{}' holds {}; choose one of them "
+                      "for weights, activations, cache and dispatch",
+                      b.name, to_string(b.dtype)));
+    tensors_[i] = {nullptr, b.dtype, plan.rows(b.rows, rank), b.cols};
+    // Touched here, so that no measured op pays for the pages.
+    owned_[i] = std::make_unique<std::byte[]>(static_cast<std::size_t>(tensors_[i].bytes()));
+    tensors_[i].data = owned_[i].get();
+    if (b.role == BufferRole::weight || b.role == BufferRole::kv_cache) fill(plan, inputs, i);
+  }
+}
+
+void RankMemory::fill(const Plan& plan, const Inputs& inputs, std::size_t buffer) {
+  const Buffer& b = plan.buffers[buffer];
+  const Tensor& t = tensors_[buffer];
+  const bool cache = b.role == BufferRole::kv_cache;
+  if (t.rows == 0 || !computable(b.dtype)) return;
+  const ShardMap shard(plan, b, rank_, cache ? first_cache_row(plan, buffer, rank_) : 0);
+  std::vector<float> row(static_cast<std::size_t>(t.cols));
+  std::int64_t current = -1;
+  LogicalMatrix matrix(inputs.seed, b.name, 0, 3);
+  for (std::int64_t r = 0; r < t.rows; ++r) {
+    // A cache has no rows to sum over: three give it scale 1.
+    if (!cache && shard.matrix(r) != current)
+      matrix = LogicalMatrix(inputs.seed, b.name, current = shard.matrix(r), shard.tensor_rows());
+    const std::int64_t tensor_row = shard.tensor_row(r);
+    for (std::int64_t c = 0; c < t.cols; ++c)
+      row[static_cast<std::size_t>(c)] = matrix.at(tensor_row, shard.tensor_col(c));
+    from_float(row.data(), b.dtype, t.cols, t.at(r));
+  }
+}
+
+}  // namespace moesim::backend

@@ -1,0 +1,39 @@
+// A plan made ready to run on one rank: every op bound to its buffers, shapes checked, row maps worked out.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "backend/host/memory.hpp"
+#include "backend/host/phase.hpp"
+#include "backend/row_map.hpp"
+
+namespace moesim::backend {
+
+// One op on one rank: a kernel, or a meeting with other ranks; neither where the rank takes no part, or for a
+// host_sync.
+struct BoundOp {
+  bool takes_part = true;
+  std::function<void(Scratch&)> kernel;
+  Meeting meeting;
+};
+
+class Program {
+ public:
+  // Throws Refused, naming the op, for what the host cannot compute or a plan whose buffers do not fit its ops.
+  Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank);
+  [[nodiscard]] Rank rank() const { return memory_.rank(); }
+  [[nodiscard]] const std::vector<BoundOp>& ops() const { return ops_; }
+  [[nodiscard]] const RankMemory& memory() const { return memory_; }
+  [[nodiscard]] Scratch& scratch() { return scratch_; }
+
+ private:
+  RankMemory memory_;
+  std::vector<BoundOp> ops_;
+  Scratch scratch_;
+  std::vector<std::unique_ptr<std::vector<std::int32_t>>> counts_;  // that the rank sends in count exchanges
+  friend class Binder;
+};
+
+}  // namespace moesim::backend
