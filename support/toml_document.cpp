@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <set>
 #include <tuple>
 
@@ -187,7 +188,8 @@ std::optional<Fault> TomlDocument::replace(std::string_view path, const RawValue
 std::string to_text(const RawValue& v) {
   if (const bool* b = std::get_if<bool>(&v.value)) return *b ? "true" : "false";
   if (const std::int64_t* i = std::get_if<std::int64_t>(&v.value)) return fmt::format("{}", *i);
-  if (const double* d = std::get_if<double>(&v.value)) return fmt::format("{}", *d);
+  if (const double* d = std::get_if<double>(&v.value))
+    return *d == std::floor(*d) && std::abs(*d) < 1e15 ? fmt::format("{:.1f}", *d) : fmt::format("{}", *d);
   return fmt::format("{:?}", std::get<std::string>(v.value));
 }
 

@@ -147,6 +147,12 @@ class Reader {
     number(t, "intra_message", c.intra_message, latency);
     number(t, "inter_message", c.inter_message, latency);
     number(t, "sms", c.sms, {0, 4096});
+    number(t, "message_gap", c.message_gap, latency);
+    number(t, "ramp", c.ramp, latency);
+    number(t, "ramp_half", c.ramp_half, {Bytes(0), Bytes(std::int64_t{1} << 50)});
+    const Need in_switch = t.has("in_switch") ? need_ : Need::optional;
+    number(t, "in_switch", c.in_switch, efficiency, in_switch);
+    number(t, "in_switch_message", c.in_switch_message, latency, in_switch);
     if (m_.gpu.sms > 0 && c.sms > m_.gpu.sms)
       t.error_at("sms", fmt::format("collectives on {} SMs of a GPU that has {}", c.sms, m_.gpu.sms));
   }

@@ -131,6 +131,45 @@ TEST_CASE("latencies give back the small collectives that they were fitted on") 
   CHECK(time(h100, 14) + 2 * to_microseconds(h100.collectives.inter_message) == doctest::Approx(29.75).epsilon(0.01));
 }
 
+// t = launch + steps * intra + (messages - 1) * gap + ramp * b / (b + ramp_half) + b / (efficiency * nominal), b bytes
+// sent by each GPU. Figures in us as published (aiconfigurator 095f58a; SimuMax 4dcaae51 for 8 GiB), S = nccl-tests'
+// size, n = 8.
+TEST_CASE("collective costs give back published nccl-tests within what the files claim") {
+  const auto time = [](const MachineSpec& m, double b, int steps, int messages) {
+    const CollectiveCosts& c = m.collectives;
+    return to_microseconds(c.launch) + steps * to_microseconds(c.intra_message) +
+           (messages - 1) * to_microseconds(c.message_gap) +
+           to_microseconds(c.ramp) * b / (b + static_cast<double>(c.ramp_half.value())) +
+           1e6 * b / (m.node.gpu_link.efficiency * m.node.gpu_link.nominal.value());
+  };
+  const double mib = 1048576;
+  const MachineSpec a100 = load_machine("a100_80g_sxm");
+  const MachineSpec h100 = load_machine("h100_sxm");
+  struct Row {
+    const MachineSpec& machine;
+    double size;
+    int steps;
+    int messages;
+    double published;
+  };
+  // all-gather and reduce-scatter: 7 steps; all-to-all: 1 step of 7 messages.
+  for (const Row& row :
+       {Row{a100, 8 * mib, 7, 1, 73.51}, Row{a100, 512 * mib, 7, 1, 2288.0}, Row{a100, 32 * mib, 1, 7, 191.3},
+        Row{a100, 512 * mib, 1, 7, 2313.5}, Row{h100, 32 * mib, 7, 1, 122.3}, Row{h100, 512 * mib, 7, 1, 1398.1},
+        Row{h100, 8 * mib, 1, 7, 41.3}, Row{h100, 128 * mib, 1, 7, 404.0}, Row{h100, 8192 * mib, 1, 7, 21730.0}}) {
+    CAPTURE(row.size);
+    CHECK(time(row.machine, row.size * 7 / 8, row.steps, row.messages) == doctest::Approx(row.published).epsilon(0.1));
+  }
+  // In the switch: 2 steps of its own, S (1 + 1/8) through each link at in_switch of its rate. 512 MiB: 2111 us.
+  const double in_switch =
+      to_microseconds(h100.collectives.launch) + 2 * to_microseconds(h100.collectives.in_switch_message) +
+      to_microseconds(h100.collectives.ramp) +
+      1e6 * 512 * mib * 9 / 8 /
+          (h100.collectives.in_switch * h100.node.gpu_link.efficiency * h100.node.gpu_link.nominal.value());
+  CHECK(in_switch == doctest::Approx(2111.4).epsilon(0.03));
+  CHECK(a100.collectives.in_switch == 0);  // NVSwitch of that generation cannot reduce
+}
+
 TEST_CASE("a cluster's shape") {
   const MachineSpec m = load_machine("a100_80g_sxm");
   const TopologySpec four = topology_spec(m, {4, 0, {}});

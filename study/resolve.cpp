@@ -1,0 +1,217 @@
+#include "study/resolve.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "models/arch/zoo.hpp"
+#include "study/scenario_reader.hpp"
+
+namespace moesim::study {
+namespace {
+
+// Runs every step, whatever went wrong in others, and then throws all faults together.
+class Faults {
+ public:
+  template <class Step>
+  bool attempt(Step&& step) {
+    try {
+      step();
+      return true;
+    } catch (const InputError& e) {
+      all_.insert(all_.end(), e.diagnostics().begin(), e.diagnostics().end());
+      return false;
+    }
+  }
+  void add(SourcePlace place, std::string message, std::string hint = {}) {
+    all_.push_back({std::move(place), std::move(message), std::move(hint)});
+  }
+  void throw_if_any() {
+    if (!all_.empty()) throw InputError(std::move(all_));
+  }
+
+ private:
+  std::vector<Diagnostic> all_;
+};
+
+// Faults of overrides come at the model's place and begin with the key that they are about.
+Model load_model(const Scenario& s) {
+  const SourcePlace place = s.place("model.name");
+  try {
+    return arch::load(s.model.name, s.model.overrides, place);
+  } catch (const InputError& e) {
+    std::vector<Diagnostic> placed = e.diagnostics();
+    for (Diagnostic& d : placed)
+      for (const char* key : {"experts", "top_k", "layers"})
+        if (d.place.file == s.path && d.message.starts_with(key)) d.place = s.place(fmt::format("model.{}", key));
+    throw InputError(std::move(placed));
+  }
+}
+
+// Faults of degraded links name their pattern.
+Cluster load_cluster(const Scenario& s, const hardware::MachineSpec& machine) {
+  try {
+    return hardware::make_cluster(machine, s.cluster.shape, s.place("cluster.gpus_per_node"));
+  } catch (const InputError& e) {
+    std::vector<Diagnostic> placed = e.diagnostics();
+    for (Diagnostic& d : placed)
+      for (std::size_t i = 0; i < s.cluster.shape.degraded.size(); ++i)
+        if (d.message.find(fmt::format("\"{}\"", s.cluster.shape.degraded[i].links)) != std::string::npos)
+          d.place = s.place(fmt::format("cluster.degraded[{}].links", i));
+    throw InputError(std::move(placed));
+  }
+}
+
+void check_phase(const Scenario& s, const Model& model, const Workload& w, Faults& faults) {
+  using Phase = Workload::Phase;
+  if (w.phase == Phase::encode && !model.has_encoder())
+    faults.add(s.place("workload.phase"), fmt::format("{} has no encoder", model.name),
+               "its phases are prefill and decode");
+  if (w.phase != Phase::encode && !model.has_decoder())
+    faults.add(s.place("workload.phase"), fmt::format("{} has no decoder", model.name), "its phase is encode");
+  const bool both = model.has_encoder() && model.has_decoder();
+  if (w.phase == Phase::decode && both && w.sequence_length == 0)
+    faults.add(s.place("workload"),
+               fmt::format("[workload] is missing 'sequence_length': {} attends to an encoded input", model.name));
+  if (w.phase == Phase::decode && !both && w.sequence_length != 0)
+    faults.add(s.place("workload.sequence_length"),
+               fmt::format("{} has no encoded input to attend to in phase \"decode\"", model.name),
+               "kv_length counts the tokens in the cache, the new one included");
+  if (model.positions > 0 && w.context() > model.positions)
+    faults.add(s.place(w.kv_length > 0 ? "workload.kv_length" : "workload.sequence_length"),
+               fmt::format("{} tokens are more than the {} positions of {}", w.context(), model.positions, model.name));
+}
+
+void check_math(const Scenario& s, const Gpu& gpu, Faults& faults) {
+  const std::optional<Math> math = s.workload.workload.math;
+  if (!math || gpu.peak_of(*math)) return;
+  std::vector<std::string_view> has;
+  for (const Math m : all_maths)
+    if (gpu.peak_of(m)) has.push_back(to_string(m));
+  faults.add(s.place("model.math"), fmt::format("{} has no {} pipeline", gpu.name, to_string(*math)),
+             fmt::format("it has: {}", fmt::join(has, ", ")));
+}
+
+Workload whole_workload(const Scenario& s, int gpus) {
+  Workload w = s.workload.workload;
+  if (!s.workload.sequences_per_gpu) return w;
+  const std::int64_t each = *s.workload.sequences_per_gpu;
+  if (each > most_tokens / w.new_tokens() / gpus)
+    throw InputError(s.place("workload.sequences_per_gpu"),
+                     fmt::format("{} sequences of {} tokens on each of {} GPUs are more than 2^40 tokens", each,
+                                 w.new_tokens(), gpus));
+  w.sequences = each * gpus;
+  return w;
+}
+
+load::RoutingShape routing_shape(const Scenario& s, const Model& model, const Workload& w) {
+  const auto first =
+      std::find_if(model.layers.begin(), model.layers.end(), [](const auto& l) { return l.moe.has_value(); });
+  if (first == model.layers.end()) throw InputError(s.place("model"), fmt::format("{} has no MoE layer", model.name));
+  const MoeBlock& moe = *first->moe;
+  load::RoutingShape shape;
+  shape.moe_layers = model.moe_layers();
+  shape.experts = static_cast<int>(moe.experts);
+  shape.top_k = static_cast<int>(moe.top_k);
+  shape.expert_groups = static_cast<int>(moe.expert_groups);
+  shape.groups_per_token = static_cast<int>(moe.groups_per_token);
+  shape.tokens = w.sequences * w.new_tokens();
+  return shape;
+}
+
+std::unique_ptr<const Routing> make_routing(const Scenario& s, const Model& model, const Workload& w) {
+  load::SyntheticSpec spec = s.routing.synthetic;
+  spec.shape = routing_shape(s, model, w);
+  if (!s.routing.trace.empty())
+    throw InputError(s.place("routing.trace"), "recorded traces cannot be read yet", "use a law");
+  std::vector<Diagnostic> faults = load::faults(spec);
+  for (Diagnostic& d : faults) d.place = s.place("routing.law");
+  if (!faults.empty()) throw InputError(std::move(faults));
+  return load::make_synthetic(spec);
+}
+
+std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
+  std::vector<std::string_view> kinds;
+  for (const strategies::Strategy& known : strategies::all()) kinds.emplace_back(known.name);
+  Faults faults;
+  std::vector<ResolvedStrategy> out;
+  for (std::size_t i = 0; i < s.strategies.size(); ++i) {
+    const StrategyChoice& choice = s.strategies[i];
+    const strategies::Strategy* strategy = strategies::find(choice.kind);
+    if (!strategy) {
+      const std::string_view near = nearest_name(choice.kind, kinds);
+      faults.add(s.place(fmt::format("strategy[{}].kind", i)),
+                 fmt::format("there is no strategy '{}'; there are: {}", choice.kind, fmt::join(kinds, ", ")),
+                 near.empty() ? "" : fmt::format("did you mean '{}'?", near));
+      continue;
+    }
+    std::vector<std::string_view> names;
+    for (const strategies::OptionSpec& spec : strategy->options) names.emplace_back(spec.name);
+    std::map<std::string, strategies::OptionValue> given;
+    for (const OptionValue& option : choice.options) {
+      const auto spec = std::ranges::find(strategy->options, option.key, &strategies::OptionSpec::name);
+      if (spec == strategy->options.end()) {
+        const std::string_view near = nearest_name(option.key, names);
+        faults.add(option.place, fmt::format("{} has no option '{}'", choice.kind, option.key),
+                   !near.empty() ? fmt::format("did you mean '{}'?", near)
+                                 : fmt::format("its options: {}", fmt::join(names, ", ")));
+      } else if (const std::string why = strategies::misfit(*spec, option.value); !why.empty()) {
+        faults.add(option.place, fmt::format("'{}' {}", option.key, why));
+      } else {
+        given.emplace(option.key, option.value);
+      }
+    }
+    out.push_back({choice.name, strategy, strategies::Options(strategy->options, std::move(given))});
+  }
+  faults.throw_if_any();
+  return out;
+}
+
+}  // namespace
+
+hardware::MachineSpec resolved_machine(const Scenario& s) {
+  hardware::MachineSpec m = hardware::load_machine(s.cluster.machine, s.place("cluster.machine"));
+  for (const std::string& overlay : s.cluster.overlays) hardware::apply_overlay(m, overlay);
+  const NetworkChoice& choice = s.cluster.network;
+  hardware::NetworkFabric shape = choice.shape;
+  shape.nic = m.network.nic;
+  shape.nic_pcie = m.network.nic_pcie;
+  shape.nics_per_node = choice.nics_per_node.value_or(m.network.nics_per_node);
+  shape.switch_latency = choice.switch_latency.value_or(m.network.switch_latency);
+  if (choice.nic) shape.nic.nominal = *choice.nic;
+  // A dragonfly's cables are as efficient as the NICs.
+  shape.local_link = shape.global_link = shape.nic;
+  shape.local_link.nominal = choice.local_link.value_or(BytesPerSecond(0));
+  shape.global_link.nominal = choice.global_link.value_or(BytesPerSecond(0));
+  m.network = shape;
+  for (const auto& [key, number] : {std::pair{"nic", "nic.nominal"}, std::pair{"nics_per_node", "nics_per_node"},
+                                    std::pair{"switch_latency", "switch_latency"}}) {
+    const auto at = s.places.find(fmt::format("cluster.network.{}", key));
+    if (at != s.places.end())
+      m.sources[fmt::format("network.{}", number)] = fmt::format("the scenario, {}:{}", s.path, at->second.line);
+  }
+  return m;
+}
+
+Setup resolve(const Scenario& s) {
+  Setup out;
+  Faults faults;
+  const bool model = faults.attempt([&] { out.model = load_model(s); });
+  bool cluster = false;
+  faults.attempt([&] {
+    const hardware::MachineSpec machine = resolved_machine(s);
+    check_math(s, machine.gpu, faults);
+    out.cluster = load_cluster(s, machine);
+    cluster = true;
+  });
+  bool workload = false;
+  if (cluster) workload = faults.attempt([&] { out.workload = whole_workload(s, out.cluster.ranks()); });
+  if (model) check_phase(s, out.model, s.workload.workload, faults);
+  if (model && workload) faults.attempt([&] { out.routing = make_routing(s, out.model, out.workload); });
+  faults.attempt([&] { out.strategies = resolve_strategies(s); });
+  faults.throw_if_any();
+  return out;
+}
+
+}  // namespace moesim::study

@@ -1,0 +1,39 @@
+// From the names and numbers of a scenario to the things they stand for.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moesim/machine.hpp"
+#include "moesim/model.hpp"
+#include "moesim/routing.hpp"
+#include "moesim/workload.hpp"
+#include "strategies/strategy.hpp"
+#include "study/scenario.hpp"
+
+namespace moesim::study {
+
+struct ResolvedStrategy {
+  std::string label;
+  const strategies::Strategy* strategy = nullptr;
+  strategies::Options options;
+};
+
+struct Setup {
+  Model model;
+  Cluster cluster;
+  Workload workload;  // sequences over all GPUs
+  std::unique_ptr<const Routing> routing;
+  std::vector<ResolvedStrategy> strategies;  // in the scenario's order
+};
+
+// Loads model, machine and trace, and checks what only shows once they are known: phases that the model lacks, more
+// GPUs than the machine has, number formats without a pipeline, options that a strategy does not have. Throws
+// InputError with all that is wrong, at its place in the scenario or in the file that the scenario names.
+Setup resolve(const Scenario& scenario);
+
+// The machine with the scenario's overlays and network.
+hardware::MachineSpec resolved_machine(const Scenario& scenario);
+
+}  // namespace moesim::study
