@@ -187,22 +187,29 @@ std::vector<Replica> replicate_outward(const Layer& layer, const Counts& require
   return replicas_on(layer, count, nodes);
 }
 
-// even: replicas stay at home, so that a token's experts stay on one node; largest shares first.
+// even: replicas stay at home, so that a token's experts stay on one node; largest shares first. Room that a node
+// cannot fill with distinct replicas of its own goes to the largest shares of others.
 std::vector<Replica> replicate_at_home(const Layer& layer, const std::vector<int>& home) {
   Counts count(layer.loads.size(), 1);
-  std::vector<int> room(at(layer.shape.nodes), layer.node_slots() - layer.experts() / layer.shape.nodes);
-  std::priority_queue<std::pair<double, int>> heap;
-  for (const int e : layer.by_load) heap.emplace(layer.loads[at(e)], -e);
   std::vector<std::vector<int>> nodes(layer.loads.size());
   for (int e = 0; e < layer.experts(); ++e) nodes[at(e)] = {home[at(e)]};
-  while (!heap.empty()) {
-    const int e = -heap.top().second;
-    heap.pop();
-    if (room[at(home[at(e)])] == 0 || count[at(e)] == layer.shape.gpus_per_node()) continue;
-    --room[at(home[at(e)])];
-    nodes[at(e)].push_back(home[at(e)]);
-    heap.emplace(layer.loads[at(e)] / ++count[at(e)], -e);
-  }
+  for (const bool own : {true, false})
+    for (int n = 0; n < layer.shape.nodes; ++n) {
+      int room = layer.node_slots();
+      std::priority_queue<std::pair<double, int>> heap;  // share, -expert
+      for (const int e : layer.by_load) {
+        room -= static_cast<int>(std::count(nodes[at(e)].begin(), nodes[at(e)].end(), n));
+        if (!own || home[at(e)] == n) heap.emplace(layer.loads[at(e)] / count[at(e)], -e);
+      }
+      while (room > 0 && !heap.empty()) {
+        const int e = -heap.top().second;
+        heap.pop();
+        if (std::count(nodes[at(e)].begin(), nodes[at(e)].end(), n) == layer.shape.gpus_per_node()) continue;
+        --room;
+        nodes[at(e)].push_back(n);
+        heap.emplace(layer.loads[at(e)] / ++count[at(e)], -e);
+      }
+    }
   return replicas_on(layer, count, nodes);
 }
 
@@ -280,12 +287,70 @@ std::optional<std::vector<Replica>> propose(const Layer& layer, double ceiling, 
   return replicas;
 }
 
-// Balance alone: EPLB's replica counts, whatever they do to the shares, and swaps of any two replicas.
-std::vector<Replica> propose_balanced(const Layer& layer) {
+// Balance alone: EPLB's replica counts, whatever they do to the shares.
+Counts balanced_counts(const Layer& layer) {
   Counts count(layer.loads.size(), 1);
   int left = layer.shape.slots() - layer.experts();
   add_to_largest(layer, count, left, layer.shape.gpus, [](int c) { return c + 1; });
-  return spread_over_nodes(layer, count);
+  return count;
+}
+
+// The best map so far, by the fullest GPU under the dispatch asked for.
+struct Best {
+  ExpertPlacement map;
+  double load = 0;
+
+  // Whether `replicas`, packed, are better; they are kept then.
+  bool offer(const Layer& layer, const std::vector<Replica>& replicas, double target, NodeRule rule) {
+    Packing packing(layer.experts(), layer.shape);
+    packing.fill(replicas);
+    if (layer.grouped()) packing.lower(target, NodeRule::stay);
+    packing.lower(target, rule);
+    ExpertPlacement fresh = packing.placement();
+    const std::vector<double> work = gpu_loads(layer.loads, fresh, layer.shape, layer.options.dispatch);
+    const double fullest = *std::max_element(work.begin(), work.end());
+    if (map.slots() > 0 && fullest >= load * (1 - 1e-12)) return false;
+    map = std::move(fresh);
+    load = fullest;
+    return true;
+  }
+};
+
+// One replica more for an expert (those of the fullest GPU first: the others make company for hot ones), one less for
+// another, packed anew: as often as that helps and the work is small beside the search so far.
+void recount(const Layer& layer, double target, Best& best) {
+  int trials = std::min(200, 4000 / layer.shape.slots());
+  for (bool better = true; better && best.load > target;) {
+    better = false;
+    Counts count(layer.loads.size());
+    for (const LogicalExpert e : best.map.expert_of_slot) ++count[e.index()];
+    const std::vector<double> work = gpu_loads(layer.loads, best.map, layer.shape, layer.options.dispatch);
+    const auto fullest = at(static_cast<int>(std::max_element(work.begin(), work.end()) - work.begin()));
+    std::vector<int> donors;
+    for (const int e : layer.by_load)
+      if (count[at(e)] > 1) donors.push_back(e);
+    std::stable_sort(donors.begin(), donors.end(), [&](int a, int b) {
+      return layer.loads[at(a)] / (count[at(a)] - 1) < layer.loads[at(b)] / (count[at(b)] - 1);
+    });
+    std::vector<bool> here(layer.loads.size());
+    for (int s = best.map.slot_begin[fullest]; s < best.map.slot_begin[fullest + 1]; ++s)
+      here[best.map.expert_of_slot[at(s)].index()] = true;
+    std::vector<int> receivers(layer.by_load);
+    std::stable_partition(receivers.begin(), receivers.end(), [&](int e) { return here[at(e)]; });
+    for (const int e : receivers) {
+      if (better) break;
+      if (count[at(e)] == layer.shape.gpus) continue;
+      for (const int donor : donors) {
+        if (donor == e) continue;
+        if (trials-- == 0) return;
+        Counts changed = count;
+        ++changed[at(e)];
+        --changed[at(donor)];
+        better = best.offer(layer, spread_over_nodes(layer, changed), target, NodeRule::free);
+        if (better) break;
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -294,30 +359,18 @@ ExpertPlacement search_layer(std::span<const double> loads, const ClusterShape& 
   assert(shape.slots() >= static_cast<int>(loads.size()) && shape.slots_per_gpu <= static_cast<int>(loads.size()));
   const Layer layer(loads, shape, options);
   const double target = lower_bound(loads, shape) * (1 + options.tolerance);
-  ExpertPlacement best;
-  double best_load = 0;
-  const auto consider = [&](const std::vector<Replica>& replicas, NodeRule rule) {
-    Packing packing(layer.experts(), shape);
-    packing.fill(replicas);
-    if (layer.grouped()) packing.lower(target, NodeRule::stay);
-    packing.lower(target, rule);
-    ExpertPlacement map = packing.placement();
-    const std::vector<double> work = gpu_loads(loads, map, shape, options.dispatch);
-    const double load = *std::max_element(work.begin(), work.end());
-    if (best.slots() > 0 && load >= best_load) return;
-    best = std::move(map);
-    best_load = load;
-  };
+  Best best;
   // A lower ceiling on shares takes more slots for balance and leaves fewer for traffic: the first that works is best.
   for (const double ceiling : {1.0, 0.85, 0.7, 0.55, 0.4}) {
     const auto replicas = propose(layer, ceiling * target, target);
     if (!replicas) break;
-    consider(*replicas, layer.local() ? NodeRule::spread : NodeRule::free);
-    if (best_load <= target) return best;
+    best.offer(layer, *replicas, target, layer.local() ? NodeRule::spread : NodeRule::free);
+    if (best.load <= target) return best.map;
     if (!layer.local()) break;  // the ceiling changes nothing
   }
-  consider(propose_balanced(layer), NodeRule::free);
-  return best;
+  best.offer(layer, spread_over_nodes(layer, balanced_counts(layer)), target, NodeRule::free);
+  recount(layer, target, best);
+  return best.map;
 }
 
 }  // namespace moesim::placement

@@ -97,4 +97,19 @@ Movement measure_movement(const Routing& routing, Window window, MovementCount c
   return movement;
 }
 
+Movement measure_company(const Routing& routing, Window window) {
+  check(routing, window);
+  const auto k = static_cast<std::size_t>(routing.top_k());
+  Movement company(static_cast<std::size_t>(routing.moe_layers()), Table(routing.experts(), routing.experts()));
+  std::vector<ExpertIndex> experts;
+  for (std::size_t l = 0; l < company.size(); ++l)
+    for (std::int64_t done = 0; done < window.count; done += block_tokens) {
+      const std::int64_t tokens = std::min(block_tokens, window.count - done);
+      fetch(routing, static_cast<int>(l), window.first + done, tokens, experts);
+      for (std::size_t t = 0; t < experts.size(); t += k)
+        for (std::size_t j = 1; j < k; ++j) ++company[l].at(experts[t], experts[t + j]);
+    }
+  return company;
+}
+
 }  // namespace moesim::placement

@@ -86,4 +86,8 @@ enum class MovementCount : std::uint8_t {
 };
 Movement measure_movement(const Routing& routing, Window window, MovementCount count);
 
+// [layers] tables [experts, experts]: tokens whose first expert is e1 and which also use e2. Under Mode::stay the
+// result of e2 goes to the GPU of e1.
+Movement measure_company(const Routing& routing, Window window);
+
 }  // namespace moesim::placement
