@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   cli::add_simulate(app, run);
   cli::add_check(app, run);
   cli::add_plan(app, run);
+  cli::add_fit(app, run);
   cli::add_list(app, run);
   try {
     app.parse(argc, argv);

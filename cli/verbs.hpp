@@ -19,6 +19,7 @@ using Run = std::function<int()>;  // returns an Exit
 void add_simulate(CLI::App& app, Run& run);
 void add_check(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
+void add_fit(CLI::App& app, Run& run);
 void add_list(CLI::App& app, Run& run);
 
 }  // namespace moesim::cli

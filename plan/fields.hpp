@@ -24,6 +24,7 @@ void for_each_field(Same<Gemm> auto& x, auto&& f) {
 void for_each_field(Same<Launch> auto& x, auto&& f) {
   f("per_group", x.per_group);
   f("kernels", x.kernels);
+  f("passes", x.passes);
 }
 void for_each_field(Same<GroupedGemm> auto& x, auto&& f) {
   f("form", x.form);

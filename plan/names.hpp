@@ -18,8 +18,8 @@ inline constexpr std::array<std::string_view, 3> pass_names{"forward", "backward
 inline constexpr std::array<std::string_view, 9> collective_names{
     "all_to_all_v", "all_gather_v", "reduce_scatter_v",  "all_reduce",           "broadcast",
     "reduce",       "send_recv",    "sparse_all_gather", "sparse_reduce_scatter"};
-inline constexpr std::array<std::string_view, 6> algorithm_names{"automatic", "direct", "hierarchical",
-                                                                 "ring",      "tree",   "in_switch"};
+inline constexpr std::array<std::string_view, 7> algorithm_names{"automatic", "direct",    "hierarchical", "ring",
+                                                                 "tree",      "in_switch", "per_root"};
 inline constexpr std::array<std::string_view, 14> elementwise_names{
     "norm",  "add_norm", "add",   "activation",   "gated", "embedding", "last_token",
     "top_k", "rotary",   "scale", "sum_partials", "adam",  "cast",      "delta_rule"};

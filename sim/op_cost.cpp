@@ -131,7 +131,7 @@ std::int64_t OpCosts::groups_with_rows(const Permute& w, Rank rank) const {
 OpCost OpCosts::of(const Permute& w, Rank rank) const {
   OpCost out;
   const std::int64_t rows = plan_.rows(w.rows_in, rank) + plan_.rows(w.rows_out, rank);
-  const Bytes bytes = storage(detail::checked_mul(rows, w.cols), w.dtype);
+  const Bytes bytes = storage(detail::checked_mul(rows, w.cols), w.dtype) * w.launch.passes;
   if (!w.launch.per_group) {
     append(out, model_.streaming(bytes, Flops(0)), Math::f32, w.launch.kernels);
   } else {

@@ -62,7 +62,8 @@ std::int64_t capacity(const Transformer& t, const MoeBlock& block, const Exchang
   const double per_expert = static_cast<double>(most * block.top_k) / static_cast<double>(block.experts);
   // A product that is an integer but for rounding must not be rounded up past it.
   const double scaled = std::ceil(per_expert * options.capacity_factor - 1e-9);
-  return std::max(options.min_capacity, static_cast<std::int64_t>(scaled));
+  // A source sends an expert at most all of its tokens; more room than that would be padding for nobody.
+  return std::max(options.min_capacity, std::min(most, static_cast<std::int64_t>(scaled)));
 }
 
 }  // namespace

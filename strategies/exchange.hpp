@@ -10,7 +10,7 @@ namespace moesim::strategies {
 
 struct ExchangeOptions {
   // Tokens per (source rank, expert) are cut or padded to max(min_capacity, ceil(tokens * top_k / experts * factor)),
-  // as DeepSpeed-MoE does; 0 = dropless.
+  // as DeepSpeed-MoE does, and never to more than the source's tokens; 0 = dropless.
   double capacity_factor = 0;
   std::int64_t min_capacity = 0;
   bool once_per_rank = false;      // a token goes once to each rank, however many of its experts are there

@@ -44,6 +44,8 @@ class Block {
       : t_(t), moe_(moe), groups_(groups), options_(options), by_expert_(moe.block->top_k == 1) {
     const std::string& kernel = options.text("kernel");
     per_source_ = kernel == "per_source";
+    algorithm_ =
+        options.flag("per_root_collectives") ? Collective::Algorithm::per_root : Collective::Algorithm::automatic;
     kernel_ = kernel == "block_sparse" ? Kernel::block_sparse : kernel == "fused" ? Kernel::fused : Kernel::per_group;
   }
 
@@ -60,6 +62,18 @@ class Block {
     // Rows on the wire: the group's tokens (top_k = 1: their only copies).
     const Rows gathered = by_expert_ ? Rows{0, b.table(summed(b.plan().table(compute_rows)))} : tokens_of_group();
 
+    if (options_.flag("host_indexing")) {
+      // Picking rows with a mask per expert needs their number on the host, so it cannot run ahead of the device.
+      b.add({moe_.prefix + ".choices_to_host",
+             Category::dispatch,
+             Pass::forward,
+             moe_.layer,
+             compute_stream,
+             {},
+             {choice},
+             {},
+             HostSync{}});
+    }
     exchange_counts(choice);
     const BufferId own = by_expert_ ? permute(".permute", Category::dispatch, moe_.x, choice, RowOrder::token,
                                               RowOrder::by_slot, t_.token_rows(), t_.token_rows(), "permute_kernels")
@@ -130,29 +144,29 @@ class Block {
   }
   BufferId collective(const char* name, Category category, Collective::Kind kind, BufferId x, Rows out,
                       std::int64_t cols, DType dtype) {
-    return t_.op(
-        moe_.prefix + name, category, moe_.layer, {x}, out, cols, dtype,
-        Collective{kind, Collective::Algorithm::automatic, groups_id_, t_.token_rows().table, cols, dtype, 0, {}, {}},
-        communication_stream, BufferRole::communication);
+    return t_.op(moe_.prefix + name, category, moe_.layer, {x}, out, cols, dtype,
+                 Collective{kind, algorithm_, groups_id_, t_.token_rows().table, cols, dtype, 0, {}, {}},
+                 communication_stream, BufferRole::communication);
   }
 
   BufferId permute(const char* name, Category category, BufferId x, BufferId choice, RowOrder from, RowOrder to,
                    Rows in, Rows out, std::string_view kernels) {
     const auto per_expert = static_cast<int>(options_.integer(kernels));
     const std::int64_t h = t_.input().model.hidden;
-    return t_.op(moe_.prefix + name, category, moe_.layer, {x, choice}, out, h, t_.act(),
-                 Permute{from,
-                         to,
-                         moe_.index,
-                         routed_,
-                         groups_id_,
-                         {},
-                         0,
-                         in,
-                         out,
-                         h,
-                         t_.act(),
-                         Launch{per_expert > 0, std::max(per_expert, 1)}});
+    return t_.op(
+        moe_.prefix + name, category, moe_.layer, {x, choice}, out, h, t_.act(),
+        Permute{from,
+                to,
+                moe_.index,
+                routed_,
+                groups_id_,
+                {},
+                0,
+                in,
+                out,
+                h,
+                t_.act(),
+                Launch{per_expert > 0, std::max(per_expert, 1), static_cast<int>(options_.integer("permute_passes"))}});
   }
 
   Transformer& t_;
@@ -161,6 +175,7 @@ class Block {
   const Options& options_;
   bool by_expert_;  // tokens travel sorted by expert; otherwise in token order
   bool per_source_ = false;
+  Collective::Algorithm algorithm_;
   Kernel kernel_ = Kernel::fused;
   TableId routed_;
   GroupsId groups_id_;
@@ -184,6 +199,19 @@ Strategy expert_sharding() {
             0,
             0,
             {"per_source", "fused", "block_sparse"}},
+           {"per_root_collectives",
+            false,
+            "uneven gathers and scatters are a broadcast or reduce per rank, in turn, as PyTorch issues them",
+            0,
+            0,
+            {}},
+           {"permute_passes", std::int64_t{1}, "times that a permutation streams its rows through memory", 1, 100, {}},
+           {"host_indexing",
+            false,
+            "the host picks each expert's rows by a mask, and waits for the router's choices",
+            0,
+            0,
+            {}},
            {"permute_kernels",
             std::int64_t{0},
             "framework operations per expert to sort tokens by expert and back; 0 = one operation for all",

@@ -43,14 +43,15 @@ struct ClusterChoice {
 struct WorkloadChoice {
   Workload workload;  // sequences = 0 where they are given per GPU
   std::optional<std::int64_t> sequences_per_gpu;
-  std::int64_t generated_tokens = 1;  // of a whole answer: its time is TTFT + (generated_tokens - 1) * TPOT
 };
 
 struct RoutingChoice {
   load::SyntheticSpec synthetic;  // its shape follows from model and workload
   std::string trace;              // path; empty = synthetic
-  std::string format;             // of the trace; empty = by the file's name
   bool repeat = false;            // a trace that is shorter than the workload starts again
+  bool cycle_layers = false;      // layers of the trace stand for more layers of the model, in turn
+  std::int64_t window_first = 0;  // the part of the trace that is used; negative: from its end
+  std::int64_t window_count = 0;  // 0 = all of it
 };
 
 // Options stay as written, with their places: only the strategy knows which it has.

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 
 #include "study/scenario_reader.hpp"
 
@@ -158,10 +159,6 @@ void ScenarioReader::workload(TomlTable t) {
     t.error_at("kv_length",
                fmt::format("{} is less than the sequence_length of {}: it counts the cached prefix and the new tokens",
                            w.kv_length, w.sequence_length));
-  if (decode)
-    t.maybe("generated_tokens", s_.workload.generated_tokens, tokens);
-  else
-    t.forbid("generated_tokens", "tokens are generated in phase \"decode\"");
   check_tokens(t, std::max(w.sequences, s_.workload.sequences_per_gpu.value_or(0)));
 }
 
@@ -174,19 +171,24 @@ void ScenarioReader::check_tokens(TomlTable& t, std::int64_t sequences) {
 
 void ScenarioReader::routing(TomlTable t) {
   RoutingChoice& r = s_.routing;
-  const bool trace = t.has("trace");
-  if (trace) {
-    if (t.maybe("trace", r.trace)) r.trace = resolved(t, "trace", r.trace);
-    t.maybe("format", r.format);
-    t.maybe("repeat", r.repeat);
-    t.forbid("law", "routing comes from a law or from a trace, not from both");
-    for (const std::string_view key : {"order", "sampling", "affinity", "seed"})
-      t.forbid(key, "a trace says itself what the router decided");
-    if (t.has("law")) (void)t.rest();  // its parameters are not faults of their own
+  std::int64_t seed = 0;
+  if (t.maybe("seed", seed)) r.synthetic.seed = static_cast<std::uint64_t>(seed);
+  if (!t.has("trace")) {
+    for (const std::string_view key : {"repeat", "layers", "window"}) t.forbid(key, "it belongs to a trace");
+    law(t);
     return;
   }
-  for (const std::string_view key : {"format", "repeat"}) t.forbid(key, "it belongs to a trace");
-  law(t);
+  if (t.maybe("trace", r.trace)) r.trace = resolved(t, "trace", r.trace);
+  t.maybe("repeat", r.repeat);
+  t.one_of("layers", r.cycle_layers, {{"exact", false}, {"cycle", true}});
+  TomlTable window = t.table("window");
+  constexpr std::int64_t end = std::numeric_limits<std::int64_t>::max();
+  window.maybe("first", r.window_first, {-end, end});
+  window.maybe("count", r.window_count, {1, end});
+  t.forbid("law", "routing comes from a law or from a trace, not from both");
+  for (const std::string_view key : {"order", "sampling", "affinity"})
+    t.forbid(key, "a trace says itself what the router decided");
+  if (t.has("law")) (void)t.rest();  // its parameters are not faults of their own
 }
 
 void ScenarioReader::law(TomlTable& t) {
@@ -200,8 +202,6 @@ void ScenarioReader::law(TomlTable& t) {
   t.one_of("order", spec.order, {{"natural", Order::natural}, {"first", Order::first}, {"shuffled", Order::shuffled}});
   t.one_of("sampling", spec.sampling, {{"random", Sampling::random}, {"expected", Sampling::expected}});
   t.maybe("affinity", spec.affinity, {0, 1});
-  std::int64_t seed = 0;
-  if (t.maybe("seed", seed)) spec.seed = static_cast<std::uint64_t>(seed);
   if (!known) {
     (void)t.rest();  // the parameters of a law that is not known are not faults of their own
     return;

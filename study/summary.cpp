@@ -108,10 +108,12 @@ std::string bottleneck(const Summary& s, const Cluster& cluster) {
     out += fmt::format("; rank {} ({}) has {:.2f} times the mean expert work", s.slowest.value(),
                        fmt::format("node {}", s.slowest.value() / cluster.gpus_per_node), s.straggler);
   if ((transfers || part == Part::wait) && !s.links.empty())
-    out += fmt::format("; busiest link {} ({:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
+    out += fmt::format("; busiest link {} (in use for {:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
                        100 * s.links.front().busy, 100 * s.links.front().utilization);
   return out;
 }
+
+constexpr std::size_t most_links = 5;
 
 }  // namespace
 
@@ -204,16 +206,21 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
   if (plan.routed_copies > 0)
     out.dropped = static_cast<double>(plan.dropped_copies) / static_cast<double>(plan.routed_copies);
 
-  std::vector<LinkUse> links = timeline.links;
-  std::ranges::stable_sort(links, [](const LinkUse& a, const LinkUse& b) {
-    return std::pair(a.busy, a.bytes) > std::pair(b.busy, b.bytes);
-  });
-  if (links.size() > 5) links.resize(5);
-  for (const LinkUse& l : links) {
+  // The busiest link is the one whose bytes take longest at its capacity.
+  struct Loaded {
+    LinkUse use;
+    double seconds;
+  };
+  std::vector<Loaded> links;
+  for (const LinkUse& l : timeline.links) {
     const Link& link = cluster.topology->links()[l.link.index()];
-    const double carried = static_cast<double>(l.bytes.value()) / link.capacity.value();
-    out.links.push_back({link.name, l.bytes, l.busy / out.step, l.busy.value() > 0 ? carried / to_seconds(l.busy) : 0});
+    links.push_back({l, static_cast<double>(l.bytes.value()) / link.capacity.value()});
   }
+  std::ranges::stable_sort(links, std::greater<>{}, &Loaded::seconds);
+  if (links.size() > most_links) links.resize(most_links);
+  for (const auto& [use, seconds] : links)
+    out.links.push_back({cluster.topology->links()[use.link.index()].name, use.bytes, use.busy / out.step,
+                         use.busy.value() > 0 ? seconds / to_seconds(use.busy) : 0});
   out.bottleneck = bottleneck(out, cluster);
   return out;
 }

@@ -50,7 +50,7 @@ struct Summary {
   Flops expert_flops_max;  // of one rank: equal for all ranks under expert sharding
   Flops expert_flops_min;
   std::array<Picoseconds, part_count> parts{};  // mean over ranks; sums to step up to rounding
-  std::vector<BusyLink> links;                  // the five most busy, by time then utilization
+  std::vector<BusyLink> links;                  // the five that carry most for their capacity
   std::string bottleneck;                       // one sentence
 };
 

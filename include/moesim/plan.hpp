@@ -82,6 +82,7 @@ struct Buffer {
 struct Launch {
   bool per_group = false;  // one set of kernels per group with rows; otherwise one set for the whole op
   int kernels = 1;         // framework operations per set
+  int passes = 1;          // times that a permutation streams its rows: gathering and then concatenating is two
   friend bool operator==(const Launch&, const Launch&) = default;
 };
 
@@ -237,7 +238,16 @@ struct Collective {
     sparse_reduce_scatter,
   };
   // What the strategy asks for; `automatic` leaves it to the executor.
-  enum class Algorithm : std::uint8_t { automatic, direct, hierarchical, ring, tree, in_switch };
+  enum class Algorithm : std::uint8_t {
+    automatic,
+    direct,
+    hierarchical,
+    ring,
+    tree,
+    in_switch,
+    per_root,  // all_gather_v, reduce_scatter_v: a broadcast or reduce per member, one after the other, as PyTorch does
+               // where members have different numbers of rows
+  };
   Kind kind = Kind::all_reduce;
   Algorithm algorithm = Algorithm::automatic;
   GroupsId groups;

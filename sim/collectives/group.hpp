@@ -74,6 +74,8 @@ std::vector<Stage> all_gather_ring(const Group& group);
 std::vector<Stage> all_gather_direct(const Group& group);
 std::vector<Stage> reduce_scatter_ring(const Group& group);
 std::vector<Stage> reduce_scatter_direct(const Group& group);
+std::vector<Stage> all_gather_per_root(const Group& group);
+std::vector<Stage> reduce_scatter_per_root(const Group& group);
 std::vector<Stage> broadcast_ring(const Group& group);
 std::vector<Stage> reduce_ring(const Group& group);
 std::vector<Stage> all_reduce_ring(const Group& group);

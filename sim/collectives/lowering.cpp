@@ -64,6 +64,7 @@ std::vector<Stage> all_reduce(const Group& group) {
       return all_reduce_in_switch(group);
     case Algorithm::direct:
     case Algorithm::hierarchical:
+    case Algorithm::per_root:
       break;
   }
   unsupported(group.collective(), "ring, tree, in_switch");
@@ -79,6 +80,7 @@ std::vector<Stage> all_to_all(const Group& group) {
     case Algorithm::ring:
     case Algorithm::tree:
     case Algorithm::in_switch:
+    case Algorithm::per_root:
       break;
   }
   unsupported(group.collective(), "direct, hierarchical");
@@ -86,7 +88,8 @@ std::vector<Stage> all_to_all(const Group& group) {
 
 using Form = std::vector<Stage> (*)(const Group&);
 
-std::vector<Stage> ring_or(const Group& group, Form ring, Form direct) {
+// Ring unless something else is asked for; forms that do not exist are nullptr.
+std::vector<Stage> ring_or(const Group& group, Form ring, Form direct, Form per_root) {
   switch (group.collective().algorithm) {
     case Algorithm::automatic:
     case Algorithm::ring:
@@ -94,12 +97,15 @@ std::vector<Stage> ring_or(const Group& group, Form ring, Form direct) {
     case Algorithm::direct:
       if (direct != nullptr) return direct(group);
       break;
+    case Algorithm::per_root:
+      if (per_root != nullptr) return per_root(group);
+      break;
     case Algorithm::hierarchical:
     case Algorithm::tree:
     case Algorithm::in_switch:
       break;
   }
-  unsupported(group.collective(), direct != nullptr ? "ring, direct" : "ring");
+  unsupported(group.collective(), direct != nullptr ? "ring, direct, per_root" : "ring");
 }
 
 std::vector<Stage> only(const Group& group, Form form) {
@@ -120,15 +126,15 @@ std::vector<Stage> lower(const Plan& plan, const Collective& collective, std::si
     case Kind::send_recv:
       return only(group, all_to_all_direct);
     case Kind::all_gather_v:
-      return ring_or(group, all_gather_ring, all_gather_direct);
+      return ring_or(group, all_gather_ring, all_gather_direct, all_gather_per_root);
     case Kind::reduce_scatter_v:
-      return ring_or(group, reduce_scatter_ring, reduce_scatter_direct);
+      return ring_or(group, reduce_scatter_ring, reduce_scatter_direct, reduce_scatter_per_root);
     case Kind::all_reduce:
       return all_reduce(group);
     case Kind::broadcast:
-      return ring_or(group, broadcast_ring, nullptr);
+      return ring_or(group, broadcast_ring, nullptr, nullptr);
     case Kind::reduce:
-      return ring_or(group, reduce_ring, nullptr);
+      return ring_or(group, reduce_ring, nullptr, nullptr);
     case Kind::sparse_all_gather:
       return only(group, sparse_all_gather);
     case Kind::sparse_reduce_scatter:

@@ -11,6 +11,9 @@
 // all_gather and reduce_scatter, 1 for broadcast and reduce.
 // Source: Patarasuk & Yuan, Bandwidth optimal all-reduce algorithms for clusters of workstations, JPDC 69 (2009).
 //
+// Per root, all_gather and reduce_scatter are n broadcasts or reduces in turn: t = sum over roots of (launch + ... + b
+// / B), n/(n - 1) times the bytes of the ring on every link.
+//
 // Direct forms of the first two: every pair one flow, as uneven exchanges written with grouped send/recv do.
 #include <algorithm>
 
@@ -64,6 +67,30 @@ std::vector<Stage> every_pair(const Group& group, F owner) {
   return {std::move(flows).stage(group.islands().size() > 1 ? group.steps(0, 1) : group.steps(1, 0))};
 }
 
+std::vector<Stage> broadcast_from(const Group& group, std::size_t root) {
+  const Bytes bytes = group.contribution(root);
+  return on_rings(group, [&](const std::vector<Ring>& all, std::size_t r, std::size_t, std::size_t to) {
+    return to == root ? Bytes() : part(bytes, all, r);
+  });
+}
+std::vector<Stage> reduce_to(const Group& group, std::size_t root) {
+  const Bytes bytes = group.contribution(root);
+  return on_rings(group, [&](const std::vector<Ring>& all, std::size_t r, std::size_t from, std::size_t) {
+    return from == root ? Bytes() : part(bytes, all, r);
+  });
+}
+
+// One after the other; each after the first is a launch of its own.
+std::vector<Stage> for_every_root(const Group& group, std::vector<Stage> (*one)(const Group&, std::size_t)) {
+  std::vector<Stage> out;
+  for (std::size_t root = 0; root < group.size(); ++root)
+    for (Stage& stage : one(group, root)) {
+      if (root > 0) stage.latency += group.costs().launch;
+      out.push_back(std::move(stage));
+    }
+  return out;
+}
+
 }  // namespace
 
 std::vector<Stage> all_gather_ring(const Group& group) {
@@ -80,18 +107,12 @@ std::vector<Stage> reduce_scatter_direct(const Group& group) {
 }
 
 std::vector<Stage> broadcast_ring(const Group& group) {
-  const auto root = static_cast<std::size_t>(group.collective().root);
-  const Bytes bytes = group.contribution(root);
-  return on_rings(group, [&](const std::vector<Ring>& all, std::size_t r, std::size_t, std::size_t to) {
-    return to == root ? Bytes() : part(bytes, all, r);
-  });
+  return broadcast_from(group, static_cast<std::size_t>(group.collective().root));
 }
 std::vector<Stage> reduce_ring(const Group& group) {
-  const auto root = static_cast<std::size_t>(group.collective().root);
-  const Bytes bytes = group.contribution(root);
-  return on_rings(group, [&](const std::vector<Ring>& all, std::size_t r, std::size_t from, std::size_t) {
-    return from == root ? Bytes() : part(bytes, all, r);
-  });
+  return reduce_to(group, static_cast<std::size_t>(group.collective().root));
 }
+std::vector<Stage> all_gather_per_root(const Group& group) { return for_every_root(group, broadcast_from); }
+std::vector<Stage> reduce_scatter_per_root(const Group& group) { return for_every_root(group, reduce_to); }
 
 }  // namespace moesim::sim
