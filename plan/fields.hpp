@@ -25,6 +25,7 @@ void for_each_field(Same<Launch> auto& x, auto&& f) {
   f("per_group", x.per_group);
   f("kernels", x.kernels);
   f("passes", x.passes);
+  f("host_waits", x.host_waits);
 }
 void for_each_field(Same<GroupedGemm> auto& x, auto&& f) {
   f("form", x.form);

@@ -87,7 +87,7 @@ class Engine {
     std::vector<OpState> ops;
     std::size_t next_to_launch = 0;  // into ops_of_rank
     Picoseconds host_free;
-    int waiting_sync = -1;        // host_sync op that the host stands at
+    bool host_waiting = false;    // until all issued ops are complete
     std::int64_t incomplete = 0;  // issued ops that are not complete
     GpuShare gpu;
     std::optional<Event> kernel_event;
@@ -152,6 +152,13 @@ class Engine {
     }
   }
 
+  // The host stays with such an op until it is complete.
+  static bool host_waits(const Op& op) {
+    const auto* p = std::get_if<Permute>(&op.work);
+    const auto* g = std::get_if<GroupedGemm>(&op.work);
+    return (p != nullptr && p->launch.host_waits) || (g != nullptr && g->launch.host_waits);
+  }
+
   // Issues ops until the host has to wait for the device.
   void host(Rank r, Picoseconds now) {
     RankState& rank = ranks_[r.index()];
@@ -159,17 +166,18 @@ class Engine {
     while (rank.next_to_launch < ops_of_rank_[r.index()].size()) {
       const int i = ops_of_rank_[r.index()][rank.next_to_launch];
       const Op& op = plan_.ops[static_cast<std::size_t>(i)];
-      if (std::holds_alternative<HostSync>(op.work)) {
-        if (rank.incomplete > 0) {
-          rank.waiting_sync = i;
-          return;
-        }
-        rank.waiting_sync = -1;
-        ++rank.next_to_launch;
+      const bool sync = std::holds_alternative<HostSync>(op.work);
+      const bool waits = host_waits(op);
+      if ((sync || waits) && rank.incomplete > 0) {
+        rank.host_waiting = true;
+        return;
+      }
+      rank.host_waiting = false;
+      ++rank.next_to_launch;
+      if (sync) {
         sync_done(r, i, rank.host_free);
         continue;
       }
-      ++rank.next_to_launch;
       ++rank.incomplete;
       const OpCost& cost = cost_of(r, i);
       OpState& s = state(r, i);
@@ -178,6 +186,10 @@ class Engine {
       if (s.missing == 0) {
         s.ready = std::max(s.ready, Picoseconds(0));
         schedule(std::max(s.launched, s.ready), r, EventKind::try_start, i);
+      }
+      if (waits) {
+        rank.host_waiting = true;
+        return;
       }
     }
   }
@@ -239,6 +251,22 @@ class Engine {
     return key;
   }
 
+  // When the op's kernels end if the GPU is theirs. They queue behind each other; each starts when it is issued and its
+  // predecessor is done.
+  Picoseconds end_alone(const Op& op, const OpCost& cost, Picoseconds launched, Picoseconds now) const {
+    if (cost.launches <= 1) return now + cost.device();
+    const Picoseconds launch = cluster_.gpu.launch;
+    Picoseconds t = now;
+    Picoseconds issued = launched;
+    const bool waits = host_waits(op);
+    for (std::size_t k = 0; k < cost.kernels.size(); ++k) {
+      if (waits && k > 0 && k % static_cast<std::size_t>(cost.set) == 0) issued = t + launch;
+      t = std::max(t, issued) + cost.kernels[k];
+      issued += launch;
+    }
+    return t;
+  }
+
   // All that the op waits for on this rank is complete, and the host has issued it.
   void start(Rank r, int i, Picoseconds now) {
     OpState& s = state(r, i);
@@ -247,19 +275,9 @@ class Engine {
     const Op& op = plan_.ops[static_cast<std::size_t>(i)];
     if (std::holds_alternative<Collective>(op.work)) return enter(r, i, now);
 
-    // Kernels queue behind each other; each starts when it is issued and its predecessor is done.
     const OpCost& cost = cost_of(r, i);
     const Picoseconds device = cost.device();
-    Picoseconds t = now;
-    if (cost.launches > 1) {
-      const auto per_kernel = static_cast<std::int64_t>(cost.kernels.size());
-      for (std::int64_t k = 0; k < per_kernel; ++k) {
-        const Picoseconds issued = s.launched + cluster_.gpu.launch * k;
-        t = std::max(t, issued) + cost.kernels[static_cast<std::size_t>(k)];
-      }
-    } else {
-      t += device;
-    }
+    const Picoseconds t = end_alone(op, cost, s.launched, now);
     const Picoseconds starved = t - now - device;
     spans_.push_back({OpId(i), r, s.ready, now, now, now - s.ready + starved, Picoseconds(0)});
     span_of_[key(r, i)] = spans_.size() - 1;
@@ -295,7 +313,7 @@ class Engine {
     complete(r, i, now);
     RankState& rank = ranks_[r.index()];
     --rank.incomplete;
-    if (rank.waiting_sync >= 0 && rank.incomplete == 0) schedule(now, r, EventKind::host, 0);
+    if (rank.host_waiting && rank.incomplete == 0) schedule(now, r, EventKind::host, 0);
   }
 
   void complete(Rank r, int i, Picoseconds now) {

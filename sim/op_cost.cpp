@@ -20,6 +20,7 @@ Picoseconds OpCost::device() const {
 void OpCosts::append(OpCost& out, const cost::KernelCost& kernel, Math math, int launches) const {
   cost::check_physics(cluster_.gpu, math, kernel);
   out.launches += launches;
+  out.set = launches;
   out.flops += kernel.flops;
   out.bytes += kernel.bytes;
   for (int i = 1; i < launches; ++i) out.kernels.push_back(cluster_.gpu.kernel_floor);

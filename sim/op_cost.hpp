@@ -12,6 +12,7 @@ namespace moesim::sim {
 
 struct OpCost {
   std::vector<Picoseconds> kernels;  // device time of each launch, in order; empty = no device work
+  int set = 1;                       // kernels that belong together (Launch::kernels)
   std::int64_t launches = 0;         // framework operations that the host issues
   Flops flops;
   Bytes bytes;

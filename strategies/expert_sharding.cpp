@@ -62,18 +62,6 @@ class Block {
     // Rows on the wire: the group's tokens (top_k = 1: their only copies).
     const Rows gathered = by_expert_ ? Rows{0, b.table(summed(b.plan().table(compute_rows)))} : tokens_of_group();
 
-    if (options_.flag("host_indexing")) {
-      // Picking rows with a mask per expert needs their number on the host, so it cannot run ahead of the device.
-      b.add({moe_.prefix + ".choices_to_host",
-             Category::dispatch,
-             Pass::forward,
-             moe_.layer,
-             compute_stream,
-             {},
-             {choice},
-             {},
-             HostSync{}});
-    }
     exchange_counts(choice);
     const BufferId own = by_expert_ ? permute(".permute", Category::dispatch, moe_.x, choice, RowOrder::token,
                                               RowOrder::by_slot, t_.token_rows(), t_.token_rows(), "permute_kernels")
@@ -153,20 +141,20 @@ class Block {
                    Rows in, Rows out, std::string_view kernels) {
     const auto per_expert = static_cast<int>(options_.integer(kernels));
     const std::int64_t h = t_.input().model.hidden;
-    return t_.op(
-        moe_.prefix + name, category, moe_.layer, {x, choice}, out, h, t_.act(),
-        Permute{from,
-                to,
-                moe_.index,
-                routed_,
-                groups_id_,
-                {},
-                0,
-                in,
-                out,
-                h,
-                t_.act(),
-                Launch{per_expert > 0, std::max(per_expert, 1), static_cast<int>(options_.integer("permute_passes"))}});
+    return t_.op(moe_.prefix + name, category, moe_.layer, {x, choice}, out, h, t_.act(),
+                 Permute{from,
+                         to,
+                         moe_.index,
+                         routed_,
+                         groups_id_,
+                         {},
+                         0,
+                         in,
+                         out,
+                         h,
+                         t_.act(),
+                         Launch{per_expert > 0, std::max(per_expert, 1),
+                                static_cast<int>(options_.integer("permute_passes")), options_.flag("host_indexing")}});
   }
 
   Transformer& t_;
@@ -208,7 +196,7 @@ Strategy expert_sharding() {
            {"permute_passes", std::int64_t{1}, "times that a permutation streams its rows through memory", 1, 100, {}},
            {"host_indexing",
             false,
-            "the host picks each expert's rows by a mask, and waits for the router's choices",
+            "the host picks each expert's rows by a mask: it waits for each expert's before it issues the next",
             0,
             0,
             {}},

@@ -80,9 +80,10 @@ struct Buffer {
 
 // How many kernels an op is issued as. Launch counts are part of what MoEShard is about (papers.md section 1).
 struct Launch {
-  bool per_group = false;  // one set of kernels per group with rows; otherwise one set for the whole op
-  int kernels = 1;         // framework operations per set
-  int passes = 1;          // times that a permutation streams its rows: gathering and then concatenating is two
+  bool per_group = false;   // one set of kernels per group with rows; otherwise one set for the whole op
+  int kernels = 1;          // framework operations per set
+  int passes = 1;           // times that a permutation streams its rows: gathering and then concatenating is two
+  bool host_waits = false;  // the host issues a set only after the one before is complete: it reads row numbers of each
   friend bool operator==(const Launch&, const Launch&) = default;
 };
 
