@@ -1,0 +1,113 @@
+"""The program as a user runs it: verbs, exit codes, files, determinism. Usage: cli_test.py MOESIM SOURCE_DIR"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import unittest
+
+MOESIM, SOURCE = sys.argv[1], pathlib.Path(sys.argv[2])
+SCENARIOS = sorted((SOURCE / "scenarios").glob("*.toml"))
+SCENARIOS = [s for s in SCENARIOS if not s.name.endswith(".fit.toml")]
+
+
+def run(*args, env=None, cwd=None):
+    return subprocess.run([MOESIM, *map(str, args)], capture_output=True, text=True, timeout=600, cwd=cwd,
+                          env={**os.environ, **(env or {})})
+
+
+class Cli(unittest.TestCase):
+    def test_every_shipped_scenario_is_sound(self):
+        r = run("check", *SCENARIOS)
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertEqual(r.stdout.count("sound"), len(SCENARIOS))
+
+    def test_same_bytes_for_any_thread_count(self):
+        for name in ("mixtral_h100.toml", "moeshard_a100.toml"):
+            outputs = {run("simulate", SOURCE / "scenarios" / name, "--json", env={"MOESIM_THREADS": n}).stdout
+                       for n in ("1", "2", "7")}
+            self.assertEqual(len(outputs), 1)
+            self.assertGreater(len(outputs.pop()), 1000)
+
+    def test_files_are_the_same_bytes_and_whole(self):
+        with tempfile.TemporaryDirectory() as d:
+            contents = []
+            for n in ("1", "3"):
+                out = pathlib.Path(d) / n
+                r = run("simulate", SOURCE / "scenarios/mixtral_h100.toml", "--out", out, env={"MOESIM_THREADS": n})
+                self.assertEqual(r.returncode, 0, r.stderr)
+                contents.append({p.name: p.read_bytes() for p in out.iterdir()})
+            self.assertEqual(contents[0], contents[1])
+            names = set(contents[0])
+            self.assertIn("report.json", names)
+            self.assertIn("expert_parallel.ops.csv", names)
+            self.assertFalse([n for n in names if n.endswith(".tmp")])
+            trace = json.loads(contents[0]["expert_parallel.trace.json"])
+            tracks = {e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"}
+            self.assertIn("links", tracks)
+            self.assertIn("n0/gpu0>nvswitch", tracks)
+            for e in trace["traceEvents"]:
+                if e["ph"] == "X":
+                    self.assertGreaterEqual(e["dur"], 0)
+
+    def test_golden_report(self):
+        """The same scenario gives the same bytes at every optimization level: this runs in each build."""
+        golden = SOURCE / "tests/golden/small.report.json"
+        r = run("simulate", SOURCE / "tests/golden/small.toml", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        report = json.loads(r.stdout)
+        for s in report["points"][0]["strategies"]:  # why it is right: the parts add up to the step
+            self.assertAlmostEqual(sum(s["parts_us"].values()), s["step_us"], places=3)
+        self.assertEqual(r.stdout, golden.read_text(), "if a prediction changed on purpose: write the new bytes to "
+                         f"{golden} and say in CHANGELOG.md what changed")
+
+    def test_exit_codes(self):
+        self.assertEqual(run("--help").returncode, 0)
+        self.assertEqual(run("--version").returncode, 0)
+        self.assertEqual(run("simulate").returncode, 2)
+        self.assertEqual(run("simulat").returncode, 2)
+        self.assertEqual(run("simulate", "/no/such.toml").returncode, 2)
+        self.assertEqual(run("simulate", SOURCE).returncode, 2)
+        with tempfile.TemporaryDirectory() as d:
+            text = (SOURCE / "scenarios/mixtral_h100.toml").read_text()
+            one = pathlib.Path(d) / "one.toml"
+            one.write_text(text.replace('machine = "h100_sxm"', 'machine = "h100_sxm"\ngpus_per_node = 1'))
+            r = run("simulate", one)
+            self.assertEqual(r.returncode, 1)
+            self.assertIn("NO (of", r.stdout)
+
+    def test_bad_scenarios_say_where_and_leave_nothing(self):
+        bad = sorted((SOURCE / "tests/bad_input/scenarios").glob("*.toml"))
+        self.assertGreaterEqual(len(bad), 40)
+        with tempfile.TemporaryDirectory() as d:
+            for path in bad:
+                r = run("simulate", path, "--out", d)
+                self.assertEqual(r.returncode, 2, f"{path}: {r.stdout}{r.stderr}")
+                self.assertIn("error:", r.stderr)
+                self.assertEqual(os.listdir(d), [])
+
+    def test_plan_prints_and_saves(self):
+        scenario = SOURCE / "scenarios/mixtral_h100.toml"
+        r = run("plan", scenario, "--strategy", "expert_parallel")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        self.assertIn("l0.moe.dispatch", r.stdout)
+        r = run("plan", scenario, "--strategy", "expert_paralel")
+        self.assertEqual(r.returncode, 2)
+        self.assertIn("did you mean 'expert_parallel'", r.stderr)
+        self.assertEqual(run("plan", scenario, "--strategy", "expert_parallel", "--rank", "8").returncode, 2)
+        with tempfile.TemporaryDirectory() as d:
+            out = pathlib.Path(d) / "ep.plan.json"
+            self.assertEqual(run("plan", scenario, "--strategy", "expert_parallel", "-o", out).returncode, 0)
+            self.assertEqual(json.loads(out.read_text())["ranks"], 8)
+
+    def test_lists(self):
+        for what, name in (("models", "deepseek-v3"), ("machines", "h200_sxm"), ("strategies", "expert_sharding"),
+                           ("routing", "lognormal")):
+            self.assertIn(name, run("list", what).stdout)
+        self.assertEqual(run("list", "modles").returncode, 2)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=sys.argv[:1], verbosity=1)
