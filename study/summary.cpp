@@ -135,7 +135,6 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     Picoseconds end;
   };
   std::map<Layer, std::vector<Extent>> layers;
-  std::map<Layer, std::vector<Picoseconds>> expert_time;
   for (const Span& s : timeline.spans) {
     const Op& op = plan.op(s.op);
     claims_of(op, s, claims[s.rank.index()]);
@@ -145,10 +144,6 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     Extent& e = extents[s.rank.index()];
     e.begin = std::min(e.begin, s.ready);
     e.end = std::max(e.end, s.end);
-    if (op.category != Category::experts) continue;
-    std::vector<Picoseconds>& time = expert_time[op.layer];
-    time.resize(ranks);
-    time[s.rank.index()] += s.end - s.ready - s.launch;
   }
 
   for (std::vector<Claim>& c : claims) sweep(c, out.step, out.parts);
@@ -164,20 +159,28 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
       }
   if (count > 0) out.moe_layer = total / count;
 
-  std::vector<Picoseconds> by_rank(ranks);
-  double slowest_sum = 0;
+  // The first expert GEMM of a layer has the layer's copies.
+  std::vector<std::int64_t> load(ranks);
+  double most_sum = 0;
   double mean_sum = 0;
-  for (const auto& [layer, time] : expert_time) {
-    Picoseconds sum;
+  Layer seen;
+  for (const Op& op : plan.ops) {
+    const auto* g = std::get_if<GroupedGemm>(&op.work);
+    if (g == nullptr || op.layer == seen) continue;
+    seen = op.layer;
+    std::int64_t most = 0;
+    std::int64_t sum = 0;
     for (std::size_t r = 0; r < ranks; ++r) {
-      by_rank[r] += time[r];
-      sum += time[r];
+      const std::int64_t rows = plan.table(g->rows).row_sum(static_cast<int>(r));
+      load[r] += rows;
+      most = std::max(most, rows);
+      sum += rows;
     }
-    slowest_sum += static_cast<double>(std::ranges::max(time).value());
-    mean_sum += static_cast<double>(sum.value()) / static_cast<double>(ranks);
+    most_sum += static_cast<double>(most);
+    mean_sum += static_cast<double>(sum) / static_cast<double>(ranks);
   }
-  if (mean_sum > 0) out.straggler = slowest_sum / mean_sum;
-  out.slowest = Rank(static_cast<std::size_t>(std::ranges::max_element(by_rank) - by_rank.begin()));
+  if (mean_sum > 0) out.straggler = most_sum / mean_sum;
+  out.slowest = Rank(static_cast<std::size_t>(std::ranges::max_element(load) - load.begin()));
 
   bool first = true;
   for (int r = 0; r < plan.ranks; ++r) {

@@ -39,8 +39,8 @@ struct BusyLink {
 struct Summary {
   Picoseconds step;       // end to end: TTFT of a prefill, TPOT of a decode step, the pass of an encoder
   Picoseconds moe_layer;  // gate to combine, mean over MoE layers and ranks
-  double straggler = 1;   // expert compute: slowest rank / mean, summed over layers
-  Rank slowest;           // the rank with the most expert compute
+  double straggler = 1;   // copies that experts compute, padding included: most of any rank / mean, layer by layer
+  Rank slowest;           // the rank with the most of them
   Bytes sent;             // by collectives, application bytes, most of any rank
   Bytes received;
   MemoryPeak memory;  // of the rank that needs most

@@ -47,8 +47,7 @@ TEST_CASE("MoEShard: DeepSpeed's time does not see the skew, dropless parallelis
     CHECK(strategy(study.points[i], "moeshard").summary.straggler == doctest::Approx(1));
     const Summary& s = strategy(study.points[i], "moeshard").summary;
     CHECK(s.expert_flops_max == s.expert_flops_min);
-    // Of time, not of rows: kernels with few rows are a little less efficient.
-    CHECK(strategy(study.points[i], "dropless").summary.straggler == doctest::Approx(published[i]).epsilon(0.03));
+    CHECK(std::abs(strategy(study.points[i], "dropless").summary.straggler - published[i]) < 0.005);
   }
 }
 
