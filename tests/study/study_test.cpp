@@ -112,7 +112,7 @@ kind = "expert_parallel"
 )";
   write_file("fit_overlay.toml", R"(machine = "a100_80g_sxm"
 [gpu]
-launch = { value = "20 us", source = "test" }
+launch = { value = "20 us", source = "made up for this test" }
 )");
   const Scenario plain = parse_scenario(text, "fit.toml");
   RunOptions options;
