@@ -2,21 +2,12 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 #include <vector>
 
-namespace moesim::load {
+#include "models/load/shape.hpp"
 
-// Sizes that a routing has to have. Every MoE layer is the same.
-struct RoutingShape {
-  int moe_layers = 1;
-  int experts = 0;
-  int top_k = 1;
-  int expert_groups = 1;     // DeepSeek's n_group: groups are equal contiguous ranges of expert ids
-  int groups_per_token = 1;  // topk_group: a token's experts lie in this many groups
-  std::int64_t tokens = 0;   // of the whole workload
-};
+namespace moesim::load {
 
 // The shape without groups that restrict nothing (every token may use every group), and with at most top_k groups per
 // token.

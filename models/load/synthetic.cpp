@@ -158,8 +158,9 @@ std::vector<Diagnostic> faults(const SyntheticSpec& spec) {
     bound("top_k", s.top_k, 1, s.experts / s.expert_groups * s.groups_per_token,
           "that is how many experts a token's groups hold");
   if (const RoutingShape simple = simplified(s); sized && s.top_k % simple.groups_per_token != 0)
-    out.push_back(fault(fmt::format("top_k is {}, not a multiple of groups_per_token = {}", s.top_k, s.groups_per_token),
-                        "laws take the same number of experts from each group; a recorded trace has no such limit"));
+    out.push_back(
+        fault(fmt::format("top_k is {}, not a multiple of groups_per_token = {}", s.top_k, s.groups_per_token),
+              "laws take the same number of experts from each group; a recorded trace has no such limit"));
   if (!(spec.affinity >= 0 && spec.affinity <= 1))
     out.push_back(fault(fmt::format("affinity is {}; it must be in [0, 1]", spec.affinity), "it is a probability"));
   return out;
