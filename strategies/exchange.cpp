@@ -17,7 +17,7 @@ Table pair_counts(const Table& routed, const ExpertPlacement& placement) {
     for (int j = 0; j < placement.ranks(); ++j)
       for (int s = placement.slot_begin[static_cast<std::size_t>(j)];
            s < placement.slot_begin[static_cast<std::size_t>(j) + 1]; ++s)
-        out.at(r, j) += routed.at(r, s);
+        out.at(r, j) = to_count(std::int64_t{out.at(r, j)} + routed.at(r, s));
   return out;
 }
 
@@ -42,7 +42,8 @@ Table expert_rows(const Table& routed, const Groups& groups, const ExpertPlaceme
     for (std::size_t j = 0; j < g.size(); ++j)
       for (const Rank source : g)
         for (int s = 0; s < placement.slots_on(Rank(j)); ++s)
-          out.at(g[j].value(), s) += routed.at(source.value(), placement.slot_begin[j] + s);
+          out.at(g[j].value(), s) =
+              to_count(std::int64_t{out.at(g[j].value(), s)} + routed.at(source.value(), placement.slot_begin[j] + s));
   return out;
 }
 

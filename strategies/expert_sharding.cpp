@@ -26,15 +26,17 @@ Table gathered_rows(const Table& routed, const Groups& groups, int ranks, bool k
     for (const Rank r : g) {
       if (same_everywhere && r != g.front()) continue;
       for (int i = 0; i < sources; ++i)
-        for (int e = 0; e < experts; ++e)
-          out.at(r.value(), keep_sources ? i * experts + e : e) += routed.at(g[static_cast<std::size_t>(i)].value(), e);
+        for (int e = 0; e < experts; ++e) {
+          std::int32_t& cell = out.at(r.value(), keep_sources ? i * experts + e : e);
+          cell = to_count(std::int64_t{cell} + routed.at(g[static_cast<std::size_t>(i)].value(), e));
+        }
     }
   return out;
 }
 
 Table summed(const Table& t) {
   Table out(t.rows(), 1);
-  for (int r = 0; r < t.rows(); ++r) out.at(r, 0) = static_cast<std::int32_t>(t.row_sum(r));
+  for (int r = 0; r < t.rows(); ++r) out.at(r, 0) = to_count(t.row_sum(r));
   return out;
 }
 
@@ -122,7 +124,7 @@ class Block {
     for (const std::vector<Rank>& g : groups_) {
       std::int64_t sum = 0;
       for (const Rank r : g) sum += plan.rows(t_.token_rows(), r);
-      for (const Rank r : g) out.at(r.value(), 0) = static_cast<std::int32_t>(sum);
+      for (const Rank r : g) out.at(r.value(), 0) = to_count(sum);
     }
     return Rows{0, t_.plan().table(std::move(out))};
   }

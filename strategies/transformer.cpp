@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 
 namespace moesim::strategies {
 namespace {
@@ -47,6 +48,14 @@ constexpr std::int64_t max_tokens_per_owner = std::int64_t{1} << 30;
 std::int64_t divide(std::int64_t x, std::int64_t y, std::string_view what) {
   if (y < 1 || x % y != 0) throw Infeasible(fmt::format("{} {} do not divide over {} ranks", x, what, y));
   return x / y;
+}
+
+std::int32_t to_count(std::int64_t copies) {
+  if (copies > std::numeric_limits<std::int32_t>::max())
+    throw Infeasible(fmt::format(
+        "one step would move {} token copies to one place; at most 2^31 - 1 are supported: split it into steps",
+        copies));
+  return static_cast<std::int32_t>(copies);
 }
 
 Table by_rank(const Table& owners, const Plan& plan) {

@@ -96,6 +96,9 @@ class Transformer {
 // x / y, or Infeasible naming `what` when it does not divide.
 std::int64_t divide(std::int64_t x, std::int64_t y, std::string_view what);
 
+// A count as tables hold it, or Infeasible: one step has more token copies than that.
+std::int32_t to_count(std::int64_t copies);
+
 // A row of counts per rank from a row per token owner.
 Table by_rank(const Table& owners, const Plan& plan);
 
