@@ -186,11 +186,11 @@ TEST_CASE("fewer tokens than ranks leave ranks without tokens, not without exper
 }
 
 TEST_CASE("more token copies than a table can count are refused, not wrapped") {
-  // 2^20 tokens on each of 64 ranks, capacity = all of them: an expert gets 64 x 2^20 rows, a rank 64 experts' worth.
-  const Model model = small_model(64 * 64, 1);
-  const FunctionRouting routing(1, 64 * 64, 1, std::int64_t{1} << 26,
+  // 2^21 tokens on each of 2 ranks, every expert padded to all of them: 2^21 x 2048 experts = 2^32 copies to the other.
+  const Model model = small_model(4096, 1);
+  const FunctionRouting routing(1, 4096, 1, std::int64_t{1} << 22,
                                 [](int, std::int64_t, std::span<ExpertIndex> out) { out[0] = 0; });
-  CHECK_THROWS_AS(make_plan("expert_parallel", {{"capacity_factor", 1e6}}, model, round_cluster(8, 8),
-                            prefill(64, std::int64_t{1} << 20), routing),
+  CHECK_THROWS_AS(make_plan("expert_parallel", {{"capacity_factor", 1e6}}, model, round_cluster(1, 2),
+                            prefill(2, std::int64_t{1} << 21), routing),
                   strategies::Infeasible);
 }
