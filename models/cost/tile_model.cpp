@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <string>
 
 #include "moesim/error.hpp"
@@ -153,8 +152,12 @@ double tile_us(const TileParameters& p, TilePolicy policy, const Device& device,
   const double load_us = work.in_bytes * p.balance / device.flops_per_us;
   const double math_us = 2 / (device.flops_per_us * p.matrix_efficiency);
 
-  double chosen = std::numeric_limits<double>::infinity();
-  double actual = chosen;
+  // Every tile and split with the least time it can take; norms are worked out only where they can win.
+  struct Candidate {
+    double least, busy, latency, epilogue, waves, actual_waves, reduction;
+  };
+  std::array<Candidate, all_tiles.size() * splits.size()> candidates;
+  std::size_t count = 0;
   for (const Tile& tile : choice(policy, rows.mean)) {
     const double height = static_cast<double>(RowTiles::heights[tile.height]);
     const double across = std::ceil(work.n / tile.cols);
@@ -162,24 +165,36 @@ double tile_us(const TileParameters& p, TilePolicy policy, const Device& device,
     const double per_k = std::max(math_us * area, load_us * (height + tile.cols));
     for (const int split : splits) {
       if (split > 1 && (!work.splits || policy == TilePolicy::by_rows || work.k / split < shortest_split)) break;
-      const double steps = std::ceil(work.k / split / step);
-      const double busy = steps * step * per_k;
-      const double reduction =
-          split == 1 ? 0 : p.split_us + 8 * split * out_elements / (p.split_rate * device.bytes_per_us);
       const auto waves = [&](double tiles) {
         const double w = tiles * across * split / device.sms;
         return w <= 1 ? 1.0 : w + p.tail * (std::ceil(w) - w);
       };
-      const double expected_waves = waves(rows.expected[tile.height]);
-      if (std::max(expected_waves * busy, memory) + reduction >= chosen) continue;  // cannot win
-      const double each = norm(busy, steps * p.step_us, p.overlap) + p.epilogue_us * area / (128.0 * 256.0);
-      const double estimate = norm(expected_waves * each, memory, p.sharpness) + reduction;
-      if (estimate >= chosen) continue;
-      chosen = estimate;
-      actual = norm(waves(rows.tiles[tile.height]) * each, memory, p.sharpness) + reduction;
+      const double steps = std::ceil(work.k / split / step);
+      Candidate& c = candidates[count++];
+      c.busy = steps * step * per_k;
+      c.latency = steps * p.step_us;
+      c.epilogue = p.epilogue_us * area / (128.0 * 256.0);
+      c.waves = waves(rows.expected[tile.height]);
+      c.actual_waves = waves(rows.tiles[tile.height]);
+      c.reduction = split == 1 ? 0 : p.split_us + 8 * split * out_elements / (p.split_rate * device.bytes_per_us);
+      c.least = std::max(c.waves * (std::max(c.busy, c.latency) + c.epilogue), memory) + c.reduction;
     }
   }
-  return actual;
+  const auto exact = [&](const Candidate& c, double waves) {
+    return norm(waves * (norm(c.busy, c.latency, p.overlap) + c.epilogue), memory, p.sharpness) + c.reduction;
+  };
+  const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(count);
+  const Candidate* chosen = std::min_element(candidates.begin(), end,
+                                             [](const Candidate& a, const Candidate& b) { return a.least < b.least; });
+  double estimate = exact(*chosen, chosen->waves);
+  for (auto c = candidates.begin(); c != end; ++c) {
+    if (c == chosen || c->least >= estimate) continue;
+    const double other = exact(*c, c->waves);
+    if (other >= estimate) continue;
+    estimate = other;
+    chosen = c;
+  }
+  return chosen->actual_waves == chosen->waves ? estimate : exact(*chosen, chosen->actual_waves);
 }
 
 double quant_us(const QuantParameters& q, const Device& device, double m, double k) {
