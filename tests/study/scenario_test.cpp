@@ -97,7 +97,6 @@ factor = 0.5
 phase = "decode"
 sequences_per_gpu = 3
 kv_length = 1000
-generated_tokens = 200
 [routing]
 law = "zipf"
 exponent = 1.2
@@ -149,7 +148,6 @@ source = "a paper, table 4"
   CHECK(w.sequences == 0);
   CHECK(*s.workload.sequences_per_gpu == 3);
   CHECK(w.kv_length == 1000);
-  CHECK(s.workload.generated_tokens == 200);
   CHECK(s.cluster.shape.nodes == 4);
   CHECK(s.cluster.shape.gpus_per_node == 4);
   const NetworkChoice& n = s.cluster.network;
@@ -179,7 +177,7 @@ source = "a paper, table 4"
   CHECK(std::get<bool>(options[1].value));
   CHECK(std::get<double>(options[2].value) == 1.25);
   CHECK(std::get<std::string>(options[3].value) == "a");
-  CHECK(options[0].place.line == 44);
+  CHECK(options[0].place.line == 43);
   CHECK(options[0].place.column == 8);
   CHECK(s.strategies[1].name == "tensor_parallel");
   CHECK(s.report.baseline == "EP");
