@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "models/arch/zoo.hpp"
+#include "models/load/trace.hpp"
 #include "study/scenario_reader.hpp"
 
 namespace moesim::study {
@@ -121,10 +122,20 @@ load::RoutingShape routing_shape(const Scenario& s, const Model& model, const Wo
 }
 
 std::unique_ptr<const Routing> make_routing(const Scenario& s, const Model& model, const Workload& w) {
-  load::SyntheticSpec spec = s.routing.synthetic;
-  spec.shape = routing_shape(s, model, w);
-  if (!s.routing.trace.empty())
-    throw InputError(s.place("routing.trace"), "recorded traces cannot be read yet", "use a law");
+  const RoutingChoice& r = s.routing;
+  const load::RoutingShape shape = routing_shape(s, model, w);
+  if (!r.trace.empty()) {
+    load::TraceSpec trace;
+    trace.path = r.trace;
+    trace.shape = shape;
+    trace.repeat = r.repeat;
+    trace.layers = r.cycle_layers ? load::LayerMap::cycle : load::LayerMap::exact;
+    trace.window = {r.window_first, r.window_count};
+    trace.seed = r.synthetic.seed;
+    return load::open_trace(trace);
+  }
+  load::SyntheticSpec spec = r.synthetic;
+  spec.shape = shape;
   std::vector<Diagnostic> faults = load::faults(spec);
   for (Diagnostic& d : faults) d.place = s.place("routing.law");
   if (!faults.empty()) throw InputError(std::move(faults));

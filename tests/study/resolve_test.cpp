@@ -2,6 +2,10 @@
 
 #include <doctest/doctest.h>
 
+#include <filesystem>
+
+#include "support/files.hpp"
+
 namespace moesim::study {
 namespace {
 
@@ -76,6 +80,37 @@ TEST_CASE("what a scenario says of the network replaces the machine's, with the 
   // A card at 200 Gb/s is the widest that leaves a node.
   for (const Link& link : setup.cluster.topology->links())
     if (link.kind == LinkKind::nic) CHECK(link.nominal.value() <= 25e9);
+}
+
+TEST_CASE("a recorded routing stands in for a law") {
+  const std::filesystem::path dir = std::filesystem::temp_directory_path() / "moesim_resolve_test";
+  const std::string scenario = (dir / "s.toml").string();
+  std::string records;
+  for (const char* ids : {"[0, 1]", "[2, 3]", "[4, 5]", "[6, 7]"})
+    records += std::string("{\"layer\": 0, \"topk_ids\": ") + ids + "}\n";
+  write_file((dir / "routes.jsonl").string(), records);
+  const auto with = [&](const std::string& routing) {
+    return parse_scenario(
+        "name = \"x\"\n[model]\nname = \"mixtral-8x7b\"\nlayers = 2\n[cluster]\nmachine = \"h100_sxm\"\n[workload]\n" +
+            prefill + "[routing]\ntrace = \"routes.jsonl\"\n" + routing + "[[strategy]]\nkind = \"expert_parallel\"\n",
+        scenario);
+  };
+  const Setup setup = resolve(with("repeat = true\nlayers = \"cycle\"\n"));
+  CHECK_FALSE(setup.routing->synthetic());
+  CHECK(setup.routing->tokens() == 2400);
+  CHECK(setup.routing->moe_layers() == 2);
+  std::vector<ExpertIndex> chosen(4);
+  setup.routing->assign(1, 4, chosen);  // token 4 is the record's first again, layer 1 its layer 0
+  CHECK(chosen == std::vector<ExpertIndex>{0, 1, 2, 3});
+  setup.routing->assign(0, 2, chosen);
+  CHECK(chosen == std::vector<ExpertIndex>{4, 5, 6, 7});
+  const Setup part = resolve(with("repeat = true\nlayers = \"cycle\"\nwindow = { first = -2, count = 1 }\n"));
+  part.routing->assign(0, 0, chosen);
+  CHECK(chosen == std::vector<ExpertIndex>{4, 5, 4, 5});
+  // Four tokens are not enough for 2,400, and one layer not for two.
+  CHECK_THROWS_AS(resolve(with("layers = \"cycle\"\n")), InputError);
+  CHECK_THROWS_AS(resolve(with("repeat = true\n")), InputError);
+  std::filesystem::remove_all(dir);
 }
 
 TEST_CASE("faults of model, machine, workload and strategies come together") {
