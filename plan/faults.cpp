@@ -120,7 +120,7 @@ class Checker {
     }
     if (!s.sections.empty() && cols != b.cols) fault("has sections of {} columns in all, and {} columns", cols, b.cols);
     if (s.placement.valid() != s.expert_groups.valid())
-      fault("places experts without groups, or groups without experts");
+      return fault("places experts without groups, or groups without experts");
     if (!sound || !s.placement.valid()) return;
     if (!members_fit(s.expert_groups, s.placement)) return;
     const ExpertPlacement& p = plan_.placements[s.placement.index()];
