@@ -103,11 +103,10 @@ std::string bottleneck(const Summary& s, const Cluster& cluster) {
   const Part part = static_cast<Part>(largest);
   const double share = s.step.value() > 0 ? 100.0 * (s.parts[largest] / s.step) : 0;
   std::string out = fmt::format("{} takes {:.0f} % of the step", to_string(part), share);
-  const bool transfers = part == Part::dispatch || part == Part::combine;
-  if ((part == Part::experts || part == Part::wait) && s.straggler > 1.02)
-    out += fmt::format("; rank {} ({}) has {:.2f} times the mean expert work", s.slowest.value(),
-                       fmt::format("node {}", s.slowest.value() / cluster.gpus_per_node), s.straggler);
-  if ((transfers || part == Part::wait) && !s.links.empty())
+  if (s.straggler > 1.02)
+    out += fmt::format("; rank {} (node {}) has most expert work, the slowest of a layer {:.2f} times the mean",
+                       s.slowest.value(), s.slowest.value() / cluster.gpus_per_node, s.straggler);
+  if (!s.links.empty())
     out += fmt::format("; busiest link {} (in use for {:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
                        100 * s.links.front().busy, 100 * s.links.front().utilization);
   return out;
