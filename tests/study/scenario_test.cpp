@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <random>
 
 #include "study/resolve.hpp"
 #include "support/files.hpp"
@@ -285,6 +286,53 @@ TEST_CASE("files that are no scenario at all") {
   CHECK_THROWS_WITH_AS(parse_scenario("", "s.toml"), doctest::Contains("s.toml: error: is empty"), InputError);
   CHECK_THROWS_AS(parse_scenario(std::string("\0\x01\x02", 3), "s.toml"), InputError);
   CHECK_THROWS_AS(parse_scenario(std::string(5000, '['), "s.toml"), InputError);
+}
+
+// Whatever is in the file: it is read, or refused with a place in it.
+TEST_CASE("damaged scenarios are read or refused") {
+  const std::string whole =
+      std::string(minimal) +
+      "size = 4\nfactor = 1.25\n[cluster.network]\nkind = \"rail\"\nnic = \"400 Gb/s\"\n[report]\nbaseline = "
+      "\"expert_parallel\"\n[[sweep]]\nkey = \"model.experts\"\nvalues = [8, 16]\n";
+  CHECK(expand(parse_scenario(whole, "s.toml")).size() == 2);
+  std::mt19937_64 random(11);
+  int refused = 0;
+  constexpr int tries = 3000;
+  for (int i = 0; i < tries; ++i) {
+    std::string text = whole;
+    for (std::uint64_t edits = 1 + random() % 3; edits > 0; --edits) {
+      const std::size_t at = random() % text.size();
+      const std::size_t length = 1 + random() % 12;
+      constexpr std::string_view letters = "\"[]={}.,-019ex\n# \\\0\xff";
+      switch (random() % 4) {
+        case 0:
+          text.erase(at, length);
+          break;
+        case 1:
+          text.insert(at, 1, letters[random() % letters.size()]);
+          break;
+        case 2:
+          text[at] = static_cast<char>(random());
+          break;
+        default:
+          text.insert(at, text.substr(random() % text.size(), length));
+          break;
+      }
+      if (text.empty()) text = "x";
+    }
+    try {
+      (void)expand(parse_scenario(text, "s.toml"));
+    } catch (const InputError& e) {
+      ++refused;
+      REQUIRE(!e.diagnostics().empty());
+      for (const Diagnostic& d : e.diagnostics()) {
+        CHECK(d.place.file == "s.toml");
+        CHECK(!d.message.empty());
+      }
+    }
+  }
+  CHECK(refused > tries / 2);
+  CHECK(refused < tries);
 }
 
 TEST_CASE("bad scenario files") {
