@@ -51,8 +51,8 @@ std::string fits(const Summary& s) { return s.fits ? "yes" : fmt::format("NO (of
 
 void strategies(const StudyResult& study, const PointResult& point, std::string& out) {
   const std::string baseline = study.baseline.empty() ? "ratio" : "vs " + study.baseline;
-  TextTable table({"strategy", "step", "MoE layer", baseline, "layer", "straggler", "dropped", "sent/rank", "recv/rank",
-                   "peak memory", "fits"});
+  TextTable table({"strategy", point.step, "MoE layer", baseline, "layer", "straggler", "dropped", "sent/rank",
+                   "recv/rank", "peak memory", "fits"});
   for (const StrategyResult& s : point.strategies) {
     if (!s.infeasible.empty()) continue;
     const Summary& m = s.summary;

@@ -28,6 +28,7 @@ struct PointResult {
   std::string model;
   std::string cluster;
   std::string workload;
+  std::string step;  // what one step is called: TTFT of a prefill, TPOT of a decode step, else step
   std::string routing;
   bool routing_synthetic = true;
   std::vector<StrategyResult> strategies;  // best first: those that fit before those that do not, by step

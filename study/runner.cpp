@@ -26,6 +26,18 @@ std::string cluster_line(const Cluster& c) {
   return fmt::format("{} node{} x {} {}", c.nodes, c.nodes == 1 ? "" : "s", c.gpus_per_node, c.gpu.name);
 }
 
+std::string step_name(Workload::Phase phase) {
+  switch (phase) {
+    case Workload::Phase::encode:
+      return "step";
+    case Workload::Phase::prefill:
+      return "TTFT";
+    case Workload::Phase::decode:
+      return "TPOT";
+  }
+  return {};
+}
+
 // One strategy at one point.
 StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
                             const std::string& directory, const std::function<void(double)>& progress) {
@@ -151,6 +163,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     r.routing = s.routing->description();
     r.routing_synthetic = s.routing->synthetic();
     r.workload = to_string(s.workload);
+    r.step = step_name(s.workload.phase);
     r.strategies.resize(s.strategies.size());
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});
   }
