@@ -79,8 +79,8 @@ TEST_CASE("the unfused variant launches per expert and source") {
   CHECK(plan.table(up.rows).cols() == 4 * 128);
   CHECK(up.matrices == 128);
   CHECK(up.launch.per_group);
-  const auto& fused = std::get<GroupedGemm>(op_named(moeshard_plan("fused"), "l1.moe.up").work);
-  CHECK_FALSE(fused.launch.per_group);
+  const Plan fused = moeshard_plan("fused");
+  CHECK_FALSE(std::get<GroupedGemm>(op_named(fused, "l1.moe.up").work).launch.per_group);
 }
 
 TEST_CASE("with top_k above 1 a token travels once") {
