@@ -24,13 +24,23 @@ std::string summary_header() {
                      "bandwidth", "bf16/f16", "GPU link", "NICs", "node");
 }
 
+namespace {
+
+// What joins one GPU to the others, one direction.
+std::string gpu_link(const NodeFabric& node) {
+  if (node.kind == NodeFabric::Kind::single) return "-";
+  const char* links = node.kind == NodeFabric::Kind::hybrid_cube_mesh ? "6x " : "";
+  return fmt::format("{}{}", links, to_text(node.gpu_link.nominal));
+}
+
+}  // namespace
+
 std::string summary(const MachineSpec& m) {
   const auto matrix = m.gpu.peak_of(Math::bf16) ? m.gpu.peak_of(Math::bf16) : m.gpu.peak_of(Math::f16);
-  return fmt::format("{:<14} {:<30} {:>4} {:>10} {:>12} {:>12} {:>12} {:>12}  {}", m.id, m.gpu.name, m.gpus_per_node,
-                     human_binary(m.gpu.memory), human(m.gpu.memory_bandwidth), matrix ? to_text(*matrix) : "-",
-                     m.node.gpu_link.nominal.value() > 0 ? human(m.node.gpu_link.nominal) : "-",
-                     fmt::format("{}x {:g} Gb/s", m.network.nics_per_node, m.network.nic.nominal.value() * 8e-9),
-                     m.summary);
+  return fmt::format(
+      "{:<14} {:<30} {:>4} {:>10} {:>12} {:>12} {:>12} {:>12}  {}", m.id, m.gpu.name, m.gpus_per_node,
+      human_binary(m.gpu.memory), human(m.gpu.memory_bandwidth), matrix ? to_text(*matrix) : "-", gpu_link(m.node),
+      fmt::format("{}x {:g} Gb/s", m.network.nics_per_node, m.network.nic.nominal.value() * 8e-9), m.summary);
 }
 
 TopologySpec topology_spec(const MachineSpec& machine, const ClusterShape& shape) {
