@@ -161,6 +161,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   bool one_expert_each = true;  // arriving rows are then grouped by expert already
   for (int j = 0; j < members; ++j) one_expert_each = one_expert_each && placement.slots_on(Rank(j)) <= 1;
   const bool alone = members == 1;
+  const bool once_per_rank = options.once_per_rank && !alone;  // alone, nothing is sent
 
   const BufferId choice = t.gate(moe);
 
@@ -177,7 +178,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     std::ranges::fill(routed.row(0), static_cast<std::int32_t>(cap));
   }
   Table pairs = pair_counts(routed, placement);
-  if (options.once_per_rank) {
+  if (once_per_rank) {
     if (placement.slots() != block.experts) throw Infeasible("once_per_rank does not go with replicated experts");
     std::vector<int> bin_of(static_cast<std::size_t>(block.experts));
     for (int j = 0; j < members; ++j)
@@ -195,8 +196,8 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const GroupsId groups_id = b.groups(groups);
   const PlacementId placement_id = b.placement(placement);
 
-  const RowOrder at_source = options.once_per_rank ? RowOrder::unique_by_rank : RowOrder::by_slot;
-  const RowOrder on_arrival = options.once_per_rank ? RowOrder::unique_by_source : RowOrder::by_source;
+  const RowOrder at_source = once_per_rank ? RowOrder::unique_by_rank : RowOrder::by_slot;
+  const RowOrder on_arrival = once_per_rank ? RowOrder::unique_by_source : RowOrder::by_source;
   // fp8 on the wire carries a float32 scale per 128 elements (DeepEP): 4 bytes, the room of 4 elements.
   const bool scaled = bits(options.dispatch) == 8;
   const std::int64_t out_cols = scaled ? h + (h + 127) / 128 * 4 : h;
@@ -236,7 +237,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
            permute(RowOrder::token, at_source, t.token_rows(), sent, out_cols, options.dispatch));
   if (!alone) x = exchange_rows(".dispatch", Category::dispatch, x, sent_id, received, out_cols, options.dispatch);
   moe.add_shared_expert();
-  if (!alone && !(one_expert_each && !options.once_per_rank))
+  if (!alone && !(one_expert_each && !once_per_rank))
     x = t.op(moe.prefix + ".group", Category::dispatch, moe.layer, {x}, computed, h, options.dispatch,
              permute(on_arrival, RowOrder::by_slot, received, computed, h, options.dispatch));
 
@@ -264,7 +265,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   y = expert_gemm(".down", y, h, f, t.row_slices());
 
   // ---- combine ----
-  if (!alone && !(one_expert_each && !options.once_per_rank))
+  if (!alone && !(one_expert_each && !once_per_rank))
     y = t.op(moe.prefix + ".ungroup", Category::combine, moe.layer, {y}, received, h, t.act(),
              permute(RowOrder::by_slot, on_arrival, computed, received, h, t.act()));
   if (!alone) y = exchange_rows(".combine", Category::combine, y, returned_id, sent, h, t.act());

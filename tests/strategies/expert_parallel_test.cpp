@@ -194,3 +194,14 @@ TEST_CASE("more token copies than a table can count are refused, not wrapped") {
                             prefill(2, std::int64_t{1} << 21), routing),
                   strategies::Infeasible);
 }
+
+TEST_CASE("once_per_rank with nobody to send to is the plan without it") {
+  const Model model = small_model(8, 2);
+  const FunctionRouting routing = balanced(model, 32);
+  const std::map<std::string, strategies::OptionValue> alone{{"size", std::int64_t{1}}};
+  auto once = alone;
+  once["once_per_rank"] = true;
+  const Plan with = make_plan("expert_parallel", once, model, round_cluster(1, 2), prefill(4, 8), routing);
+  const Plan without = make_plan("expert_parallel", alone, model, round_cluster(1, 2), prefill(4, 8), routing);
+  CHECK(with.ops == without.ops);
+}
