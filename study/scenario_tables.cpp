@@ -14,7 +14,7 @@ const std::vector<Metric>& metrics() {
       {"moe_layer_ms", "ms", "one MoE layer from gate to combine, mean over layers and ranks"},
       {"speedup", "x", "the baseline's step / this step"},
       {"moe_layer_speedup", "x", "the baseline's MoE layer / this MoE layer"},
-      {"straggler", "x", "expert compute of the slowest rank / mean"},
+      {"straggler", "x", "token copies that experts compute: most of any rank / mean"},
       {"memory_gb", "GB", "peak memory of the rank that needs most, 10^9 bytes"},
       {"sent_bytes", "B", "by collectives in one step, most of any rank"},
       {"received_bytes", "B", "by collectives in one step, most of any rank"},

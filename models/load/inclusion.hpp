@@ -9,8 +9,7 @@
 
 namespace moesim::load {
 
-// The shape without groups that restrict nothing (every token may use every group), and with at most top_k groups per
-// token.
+// The shape without groups that restrict nothing, and with at most top_k groups per token.
 RoutingShape simplified(RoutingShape shape);
 
 // A token uses group g with probability group[g], and, given that, expert e of the group with probability
@@ -30,8 +29,8 @@ struct Inclusion {
 };
 
 // The inclusion probabilities nearest to pi_e = top_k * share_e: a token uses an expert at most once, so what exceeds 1
-// is scaled onto the others in proportion (first between groups, then inside each). shares sum to 1. Needs top_k <=
-// groups_per_token * experts per group, and a positive share for at least that many.
+// is scaled onto the others in proportion (first between groups, then inside each). shares sum to 1. Needs top_k to be
+// a multiple of groups_per_token, at least q experts per group, and shares above 0.
 Inclusion inclusion_of(std::span<const double> shares, const RoutingShape& shape);
 
 // min(1, c * weight) with c such that the sum is `total` (<= number of positive weights).

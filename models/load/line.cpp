@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
+#include <numeric>
 
 #include "models/load/apportion.hpp"
 
@@ -11,7 +13,7 @@ namespace {
 std::vector<std::int64_t> lengths(std::span<const double> inclusion, std::int64_t unit) {
   std::vector<double> quotas(inclusion.begin(), inclusion.end());
   for (double& q : quotas) q *= static_cast<double>(unit);
-  return apportion(quotas);
+  return apportion(quotas, std::llround(std::accumulate(inclusion.begin(), inclusion.end(), 0.0)) * unit);
 }
 
 }  // namespace
@@ -25,7 +27,6 @@ Line::Line(std::span<const double> inclusion, std::int64_t unit, std::span<const
     end_.push_back(total);
     item_.push_back(static_cast<ExpertIndex>(i));
   }
-  assert(unit == 0 || total % unit == 0);
 
   while ((total >> shift_) > static_cast<std::int64_t>(4 * item_.size())) ++shift_;
   std::size_t position = 0;
@@ -36,7 +37,7 @@ Line::Line(std::span<const double> inclusion, std::int64_t unit, std::span<const
 }
 
 Lanes::Lanes(std::span<const double> inclusion, std::span<const std::size_t> order) {
-  constexpr std::int64_t unit = std::int64_t{1} << 40;  // integers, so that the cuts are exact
+  constexpr std::int64_t unit = std::int64_t{1} << 32;  // integers, so that the cuts are exact
   const std::vector<std::int64_t> length_of = lengths(inclusion, unit);
   Lane lane;
   std::int64_t filled = 0;  // of the lane

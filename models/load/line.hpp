@@ -4,10 +4,9 @@
 // both of which include every item with exactly its length:
 //   Line   systematic sampling (Madow 1949): the items at v, v + 1, v + 2, ...; distinct, as none is longer than 1.
 //   Lanes  a point of each lane at random. An item that straddles lanes j and j + 1, with a in the one and b in the
-//   other,
-//          is excluded from j + 1 after it was picked in j, and otherwise picked there with b / (1 - a): Deville's
-//          systematic sampling, which is ordered pivotal sampling (Chauvet 2012). Items of one lane never meet;
-//          differently ordered lanes take turns to make up for it.
+//          next, is not picked in j + 1 after it was picked in j, and otherwise picked there with b / (1 - a):
+//          Deville's systematic sampling, which is ordered pivotal sampling (Chauvet 2012). Items of one lane never
+//          meet; differently ordered lanes take turns to make up for it.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,7 @@ RandomSampler::Shuffles::Shuffles(std::span<const double> inclusion, std::size_t
   // Without a second lane nothing meets, so one order is as good as any other.
   const double sum = std::accumulate(inclusion.begin(), inclusion.end(), 0.0);
   std::size_t shuffles = 1;
-  while (sum > 1.5 && shuffles < 256 && shuffles * experts < (1 << 14)) shuffles *= 2;
+  while (sum > 1.5 && shuffles < 256 && (shuffles < 16 || shuffles * experts < (1 << 14))) shuffles *= 2;
   std::vector<std::size_t> order(inclusion.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   Draws draws(key, 0);

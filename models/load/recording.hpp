@@ -65,8 +65,7 @@ class TokenCheck {
 
 // Readers. `experts` is what the model has. Each throws InputError with every fault of the file (problems.hpp).
 //   .npy    integers of any width, little endian, C order, [layers, tokens, top_k]; format versions 1 to 3
-//   .jsonl  one object per token and layer: {"layer": 0, "topk_ids": [43, 5], ...}, as route loggers of vLLM write
-//   them.
+//   .jsonl  one object per token and layer, as vLLM's route loggers write: {"layer": 0, "topk_ids": [43, 5], ...}.
 //           Objects whose "type" is not "route" are skipped. A layer's tokens are its records in file order; "req_id"
 //           and "token_idx", where present, must agree between layers. "topk_weights" order the ids by falling weight.
 // Either may be compressed with gzip.

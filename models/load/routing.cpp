@@ -30,9 +30,8 @@ void check(const Routing& routing, int moe_layer, const TokenRanges& ranges) {
           fmt::format("owner {} has {} tokens: more than a table can count", o, ranges.count(o)));
 }
 
-// Calls count(experts of some tokens, row) for every token of every owner. A row that only one task meets is the
-// table's own; one that several share is counted aside and added atomically, and sums of integers do not depend on the
-// order.
+// Calls count(experts of some tokens, row) for every token of every owner. A row that one task alone meets is the
+// table's own; one that several share is counted aside and added atomically: sums of integers have no order.
 template <class MakeCounter>
 void for_each_block(const Routing& routing, int moe_layer, const TokenRanges& ranges, Table& table,
                     const MakeCounter& make_counter) {

@@ -1,19 +1,17 @@
 // Synthetic routing: a law of popularity, sampled token by token.
 //
-// Marginals: token t of layer l uses expert e with probability top_k * probabilities(spec, l)[e], whatever the
-// sampling. random    tokens are independent; a stream keyed on (seed, layer, token) draws without replacement, so that
-// inclusion
-//           (not the draw weight) follows the law.
-// expected  no noise: over all tokens every expert's count is the law's, rounded; over any range of tokens within a
-// few.
+// Marginals: a token of layer l uses expert e with probability top_k * probabilities(spec, l)[e], however sampled.
+//   random    tokens are independent; a stream keyed on (seed, layer, token) picks without replacement, such that
+//             inclusion follows the law (drawing one by one would give popular experts less than their share)
+//   expected  no noise: over all tokens an expert's count is the law's, rounded; over any range, within a few
+// The order of a token's experts means nothing: a law has no gate weights.
 //
 // Affinity a in [0, 1]: with probability a a token's experts at layer l + 1 are the images of its experts at layer l
 // under a fixed permutation of that pair of layers, otherwise it chooses afresh. The permutation maps the i-th most
-// popular expert to the i-th most popular (i-th group to i-th group first, so that the limit on groups holds; equals in
-// random order). So marginals stay exact where layers share the same shares by rank (uniform, zipf, moeshard without
-// groups); for drawn laws and for groups of unlike content, layer l sees the mixture sum_d (1 - a) a^d of its own and
-// earlier layers' shares. With `expected` sampling, which tokens follow is random, so counts are then the law's on
-// average only.
+// popular expert to the i-th most popular (groups to groups first, so that the limit on groups holds; equals at
+// random). So marginals stay exact where layers have the same shares by rank (uniform, zipf, moeshard, without groups);
+// for drawn laws and for groups of unlike content layer l sees a mixture, (1 - a) a^d of it from d layers before. With
+// `expected` sampling, which tokens follow is random, so counts are then the law's on average only.
 #pragma once
 
 #include <cstdint>

@@ -78,7 +78,7 @@ SystematicSampler::SystematicSampler(const Inclusion& inclusion, const RoutingSh
   if (groups > 1) groups_.emplace(inclusion.group, period_, order(groups));
   std::vector<double> whole(inclusion.group);
   for (double& w : whole) w *= static_cast<double>(period_);
-  const std::vector<std::int64_t> units = apportion(whole);
+  const std::vector<std::int64_t> units = apportion(whole, period_ * shape.groups_per_token);
   for (std::size_t g = 0; g < groups; ++g)
     experts_.emplace_back(std::span(inclusion.expert).subspan(g * group_size_, group_size_), units[g],
                           order(group_size_));

@@ -2,9 +2,8 @@
 //
 // By the file's name (each also with .gz):
 //   .npy, .jsonl   the experts of every token and layer (recording.hpp)
-//   .csv           tokens per expert and layer (counts.hpp), spread over the workload's tokens by systematic sampling:
-//   over all
-//                  tokens each expert has exactly its share, largest remainders; which tokens use it is not recorded
+//   .csv           tokens per expert and layer (counts.hpp). Which token used which expert is not recorded: the counts
+//                  are spread over the workload's tokens by systematic sampling, exact over all of them
 #pragma once
 
 #include <cstdint>

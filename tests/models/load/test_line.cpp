@@ -34,13 +34,16 @@ std::vector<double> some_inclusion(std::uint64_t seed, std::size_t n, int k) {
 
 TEST_CASE("apportion: floors and ceilings that sum exactly") {
   // 1.2 + 2.5 + 0.3 = 4: floors 1 + 2 + 0 leave one for the largest remainder, 2.5.
-  CHECK(apportion(std::vector<double>{1.2, 2.5, 0.3}) == std::vector<std::int64_t>{1, 3, 0});
-  CHECK(apportion(std::vector<double>{0.5, 0.5}) == std::vector<std::int64_t>{1, 0});
-  CHECK(apportion(std::vector<double>{2.9999999999, 1.0000000001}) == std::vector<std::int64_t>{3, 1});
+  CHECK(apportion(std::vector<double>{1.2, 2.5, 0.3}, 4) == std::vector<std::int64_t>{1, 3, 0});
+  CHECK(apportion(std::vector<double>{0.5, 0.5}, 1) == std::vector<std::int64_t>{1, 0});
+  CHECK(apportion(std::vector<double>{2.9999999999, 1.0000000001}, 4) == std::vector<std::int64_t>{3, 1});
+  // Quotas that miss the total by their own rounding still reach it.
+  CHECK(apportion(std::vector<double>{1.0, 2.0, 1.0}, 5) == std::vector<std::int64_t>{2, 2, 1});
+  CHECK(apportion(std::vector<double>{0.0, 2.0, 1.0}, 2) == std::vector<std::int64_t>{0, 2, 0});
   for (std::uint64_t seed = 0; seed < 50; ++seed) {
     std::vector<double> quotas = some_inclusion(seed, 40, 7);
     for (double& q : quotas) q *= 1013;
-    const std::vector<std::int64_t> n = apportion(quotas);
+    const std::vector<std::int64_t> n = apportion(quotas, 7 * 1013);
     CHECK(std::accumulate(n.begin(), n.end(), std::int64_t{0}) == 7 * 1013);
     for (std::size_t i = 0; i < n.size(); ++i) CHECK(std::abs(static_cast<double>(n[i]) - quotas[i]) < 1);
   }
@@ -63,7 +66,7 @@ TEST_CASE("line: at() agrees with a search through the lengths") {
     const Line line(p, 97, natural(30));
     std::vector<double> quotas(p);
     for (double& q : quotas) q *= 97;
-    const std::vector<std::int64_t> n = apportion(quotas);
+    const std::vector<std::int64_t> n = apportion(quotas, 4 * 97);
     REQUIRE(line.length() == 4 * 97);
     std::int64_t x = 0;
     for (std::size_t i = 0; i < n.size(); ++i) {
@@ -133,7 +136,7 @@ TEST_CASE("systematic: exact over a period, within a few over any range") {
   const SystematicSampler sampler(inclusion, shape, lattice_multipliers(5000, 1, 2)[0], 5);
   std::vector<double> quotas(inclusion.expert);
   for (double& q : quotas) q *= 5000;
-  const std::vector<std::int64_t> expected = apportion(quotas);
+  const std::vector<std::int64_t> expected = apportion(quotas, 20'000);
   std::vector<ExpertIndex> ids(4 * 5000);
   for (const std::int64_t first : {0, 1, 4999, 1'234'567}) {
     sampler.assign(first, ids);
