@@ -67,11 +67,6 @@ std::vector<int> least_unchosen(const Matrix& value, double* left) {
   std::sort(cells.begin(), cells.end());
   std::vector<bool> row_taken(static_cast<std::size_t>(n));
   std::vector<bool> column_taken(static_cast<std::size_t>(n));
-  // Forced cells get a bonus that no other choice makes up for.
-  Matrix cost(n, n);
-  const double bonus = value.sum() + 1;
-  for (int r = 0; r < n; ++r)
-    for (int c = 0; c < n; ++c) cost.at(r, c) = -value.at(r, c);
   double stays = 0;
   for (const auto& [negative, r, c] : cells) {
     if (row_taken[static_cast<std::size_t>(r)] || column_taken[static_cast<std::size_t>(c)]) {
@@ -79,8 +74,12 @@ std::vector<int> least_unchosen(const Matrix& value, double* left) {
       break;
     }
     row_taken[static_cast<std::size_t>(r)] = column_taken[static_cast<std::size_t>(c)] = true;
-    cost.at(r, c) -= bonus;
   }
+  // Cells above `stays` get a bonus that no other choice makes up for.
+  Matrix cost(n, n);
+  const double bonus = value.sum() + 1;
+  for (int r = 0; r < n; ++r)
+    for (int c = 0; c < n; ++c) cost.at(r, c) = -value.at(r, c) - (value.at(r, c) > stays ? bonus : 0);
   if (left != nullptr) *left = stays;
   return least_total(cost);
 }

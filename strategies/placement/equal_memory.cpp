@@ -35,7 +35,8 @@ class Equalizer {
   }
   [[nodiscard]] const Positions& positions() const { return gpu_of_; }
 
-  // The exchange that lowers the unevenness at the least cost per expert moved; false where none lowers it.
+  // The exchange that lowers the unevenness at the least cost per expert moved, or two that hand experts on over a
+  // third GPU; false where none lowers it.
   bool even_out() {
     double best = std::numeric_limits<double>::infinity();
     Move chosen{};
@@ -48,9 +49,16 @@ class Equalizer {
       }
       return false;
     });
-    if (chosen.h == chosen.g) return false;
-    apply(chosen);
-    return true;
+    if (chosen.h != chosen.g) {
+      apply(chosen);
+      return true;
+    }
+    for (int g = 0; g < chain_.shape.gpus; ++g)
+      for (int h = 0; h < chain_.shape.gpus; ++h)
+        if (excess_[at(g)] > 0 && excess_[at(h)] < 0)
+          for (int k = 0; k < chain_.shape.gpus; ++k)
+            if (k != g && k != h && hand_on(g, k, h)) return true;
+    return false;
   }
 
   // Exchanges that keep the unevenness and lower the cost, alone or in pairs, until there are none.
@@ -74,14 +82,13 @@ class Equalizer {
     int g = 0;
     int h = 0;
   };
-  // Two exchanges between g and h of which one moves as many experts forth as the other moves back: the cheapest of
-  // each number, together. Adjacent layers share a transition, so what counts is the cost afterwards.
-  bool exchange_pair(int g, int h) {
-    struct Offer {
-      Move move;
-      double change = std::numeric_limits<double>::infinity();
-    };
-    std::map<int, Offer> cheapest;  // by experts moved from h to g
+  struct Offer {
+    Move move;
+    double change = std::numeric_limits<double>::infinity();
+  };
+  // The cheapest exchange of g and h for every number of experts that it moves from h to g.
+  std::map<int, Offer> offers(int g, int h) {
+    std::map<int, Offer> cheapest;
     for (const bool onward : {false, true}) {
       if (onward && chain_.shape.node_of(g) != chain_.shape.node_of(h)) continue;
       for (int l = 0; l < chain_.layers(); ++l) {
@@ -92,18 +99,49 @@ class Equalizer {
         if (change < offer.change) offer = {move, change};
       }
     }
+    return cheapest;
+  }
+
+  // Two exchanges between g and h of which one moves as many experts forth as the other moves back. Adjacent layers
+  // share a transition, so what counts is the cost afterwards.
+  bool exchange_pair(int g, int h) {
+    const std::map<int, Offer> cheapest = offers(g, h);
     for (const auto& [d, offer] : cheapest) {
       const auto back = cheapest.find(-d);
       if (d <= 0 || back == cheapest.end() || offer.change + back->second.change >= -1e-9 * scale_) continue;
-      const double before = chain_cost(chain_, gpu_of_);
+      const std::pair before{unevenness(), chain_cost(chain_, gpu_of_) * (1 - 1e-9)};
       apply(offer.move);
       apply(back->second.move);
-      if (chain_cost(chain_, gpu_of_) < before * (1 - 1e-9)) return true;
+      if (unevenness() <= before.first && chain_cost(chain_, gpu_of_) < before.second) return true;
       apply(back->second.move);
       apply(offer.move);
     }
     return false;
   }
+
+  // Experts from g to h by way of k; kept where the unevenness falls. A first exchange may change what the second
+  // moves.
+  bool hand_on(int g, int k, int h) {
+    const int before = unevenness();
+    for (const bool onward : {false, true}) {
+      if (onward && chain_.shape.node_of(g) != chain_.shape.node_of(k)) continue;
+      for (int l = 0; l < chain_.layers(); ++l) {
+        const std::vector<int> size = moved_sizes(l, onward);
+        if (size[at(g)] <= size[at(k)]) continue;  // g has to give
+        const Move first{l, onward, g, k};
+        apply(first);
+        for (const auto& [d, second] : offers(k, h)) {
+          if (d >= 0) continue;
+          apply(second.move);
+          if (unevenness() < before) return true;
+          apply(second.move);
+        }
+        apply(first);
+      }
+    }
+    return false;
+  }
+
   // Calls visit(move, fall of the unevenness), which returns whether it made the move.
   template <class Visit>
   void for_each_move(Visit&& visit) {

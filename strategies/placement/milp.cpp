@@ -112,7 +112,7 @@ std::string to_lp(const Milp& problem) {
 
 std::string to_mps(const Milp& problem) {
   std::vector<std::vector<Milp::Term>> column_terms(problem.columns().size());  // (row, factor)
-  std::string out = "NAME placement\nROWS\n N obj\n";
+  std::string out = "NAME placement FREE\nROWS\n N obj\n";
   for (std::size_t r = 0; r < problem.rows().size(); ++r) {
     const Milp::Row& row = problem.rows()[r];
     out += fmt::format(" {} {}\n", row.lower == row.upper ? 'E' : row.upper == milp_infinity ? 'G' : 'L', row.name);
@@ -125,13 +125,13 @@ std::string to_mps(const Milp& problem) {
     const Milp::Column& column = problem.columns()[c];
     if (column.integer != in_integers) {
       in_integers = column.integer;
-      out += fmt::format(" MARKER MARKER 'MARKER' '{}'\n", in_integers ? "INTORG" : "INTEND");
+      out += fmt::format(" MARKER 'MARKER' '{}'\n", in_integers ? "INTORG" : "INTEND");
     }
     out += fmt::format(" {} obj {}\n", column.name, column.objective);
     for (const Milp::Term& t : column_terms[c])
       out += fmt::format(" {} {} {}\n", column.name, problem.rows()[static_cast<std::size_t>(t.column)].name, t.factor);
   }
-  if (in_integers) out += " MARKER MARKER 'MARKER' 'INTEND'\n";
+  if (in_integers) out += " MARKER 'MARKER' 'INTEND'\n";
   out += "RHS\n";
   std::string ranges;
   for (const Milp::Row& row : problem.rows()) {

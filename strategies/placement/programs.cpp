@@ -121,6 +121,26 @@ std::vector<Matrix> scaled_flow(const Chain& chain) {
   return flow;
 }
 
+// What no placement of a transition goes below: each row and column keeps its largest cell on the GPU, the next
+// per_node - 1 on the node, and sends the rest away.
+double transition_bound(const Matrix& flow, int per_node, double far, ChainCost cost) {
+  double worst = 0;
+  double by_rows = 0;
+  double by_columns = 0;
+  for (int i = 0; i < flow.rows(); ++i)
+    for (const bool row : {true, false}) {
+      std::vector<double> cells;
+      for (int j = 0; j < flow.rows(); ++j) cells.push_back(row ? flow.at(i, j) : flow.at(j, i));
+      std::sort(cells.begin(), cells.end(), std::greater<>());
+      for (int j = 1; j < flow.rows(); ++j) {
+        const double c = cells[at(j)] * (j < per_node ? 1 : far);
+        worst = std::max(worst, c);
+        (row ? by_rows : by_columns) += c;
+      }
+    }
+  return cost == ChainCost::worst_pair ? worst : std::max(by_rows, by_columns);
+}
+
 }  // namespace
 
 std::int64_t ChainProgram::columns(const Chain& chain) {
@@ -145,6 +165,10 @@ void ChainProgram::add_placements(const Chain& chain, bool equal_memory) {
   for (int l = 0; l < layers_; ++l)
     for (int c = 0; c < gpus_; ++c)
       for (int g = 0; g < gpus_; ++g) problem_.add_binary(fmt::format("y_{}_{}_{}", l, c, g));
+  const int per_node = gpus_ / nodes_;
+  for (int c = 0; c < gpus_; ++c)
+    for (int g = 0; g < gpus_; ++g)
+      if (nodes_ == 1 ? c != g : c < g / per_node + g % per_node || (c == 0 && g != 0)) problem_.fix(y(0, c, g), 0);
   for (int l = 0; l < layers_; ++l)
     for (int i = 0; i < gpus_; ++i) {
       std::vector<Milp::Term> one_gpu;
@@ -221,7 +245,7 @@ void ChainProgram::add_costs() {
     for (const Matrix& flow : flow_) constant += far_ * flow.sum();
   for (int l = 0; l < (worst ? transitions : 1); ++l)
     problem_.add_column({.name = worst ? fmt::format("t_{}", l) : "constant",
-                         .lower = worst ? 0.0 : 1.0,
+                         .lower = worst ? transition_bound(flow_[at(l)], gpus_ / nodes_, far_, cost_) : 1.0,
                          .upper = worst ? milp_infinity : 1.0,
                          .objective = worst ? 1 : constant});
   for (int l = 0; l < transitions; ++l)
@@ -242,7 +266,22 @@ void ChainProgram::add_costs() {
       }
 }
 
-std::vector<double> ChainProgram::encode(const Positions& gpu_of) const {
+Positions ChainProgram::canonical(Positions gpu_of) const {
+  const int per_node = gpus_ / nodes_;
+  std::vector<std::vector<int>> nodes(at(nodes_));  // layer 0's clusters, rising
+  for (int c = 0; c < gpus_; ++c) nodes[at(gpu_of[0][at(c)] / per_node)].push_back(c);
+  std::sort(nodes.begin(), nodes.end());
+  std::vector<int> renamed(at(gpus_));
+  int next = 0;
+  for (const auto& clusters : nodes)
+    for (const int c : clusters) renamed[at(gpu_of[0][at(c)])] = next++;
+  for (auto& layer : gpu_of)
+    for (int& g : layer) g = renamed[at(g)];
+  return gpu_of;
+}
+
+std::vector<double> ChainProgram::encode(const Positions& given) const {
+  const Positions gpu_of = canonical(given);
   std::vector<double> out(problem_.columns().size());
   const int per_node = gpus_ / nodes_;
   for (int l = 0; l < layers_; ++l)
@@ -274,27 +313,10 @@ Positions ChainProgram::decode(std::span<const double> x) const {
 }
 
 double chain_lower_bound(const Chain& chain) {
-  const int gpus = chain.shape.gpus;
-  const int near = chain.shape.gpus_per_node();
   const double far = levels(chain.shape) > 1 ? chain.shape.intra / chain.shape.inter : 1;
   double sum = 0;
-  for (const Matrix& flow : scaled_flow(chain)) {
-    double worst = 0;
-    double by_rows = 0;
-    double by_columns = 0;
-    for (int i = 0; i < gpus; ++i)
-      for (const bool row : {true, false}) {
-        std::vector<double> cells;
-        for (int j = 0; j < gpus; ++j) cells.push_back(row ? flow.at(i, j) : flow.at(j, i));
-        std::sort(cells.begin(), cells.end(), std::greater<>());
-        for (int j = 1; j < gpus; ++j) {
-          const double cost = cells[at(j)] * (levels(chain.shape) == 1 || j < near ? 1 : far);
-          worst = std::max(worst, cost);
-          (row ? by_rows : by_columns) += cost;
-        }
-      }
-    sum += chain.cost == ChainCost::worst_pair ? worst : std::max(by_rows, by_columns);
-  }
+  for (const Matrix& flow : scaled_flow(chain))
+    sum += transition_bound(flow, chain.shape.gpus / levels(chain.shape), far, chain.cost);
   return sum;
 }
 

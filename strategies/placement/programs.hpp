@@ -42,13 +42,17 @@ double least_deviation(std::span<const double> loads, int clusters);
 // A pair costs flow * (far + (1 - far) sum_n u - sum_g z), in units of 1/intra with far = intra/inter. (One node, or
 // one GPU a node: far = 1, no u.) worst_pair adds t_l >= the cost of each pair. equal_memory: every GPU holds as many
 // experts over all layers.
+// GPUs of a node are alike, and so are nodes: the program sees layer 0 only with rising clusters inside each node and
+// nodes by their first cluster, so GPU i of node n holds there no cluster below n + i (and on one node just cluster i).
 class ChainProgram {
  public:
   ChainProgram(const Chain& chain, bool equal_memory);
   // Columns that the program would have, to know before it is built.
   static std::int64_t columns(const Chain& chain);
   [[nodiscard]] const Milp& problem() const { return problem_; }
-  [[nodiscard]] std::vector<double> encode(const Positions& gpu_of) const;
+  // GPUs renamed as the program wants them, at the same cost.
+  [[nodiscard]] Positions canonical(Positions gpu_of) const;
+  [[nodiscard]] std::vector<double> encode(const Positions& gpu_of) const;  // of the canonical form
   [[nodiscard]] Positions decode(std::span<const double> x) const;
 
  private:
