@@ -22,6 +22,7 @@ struct RowMap {
 
 class RowMaps {
  public:
+  // The plan and the routing outlive it.
   RowMaps(const Plan& plan, const Inputs& inputs) : plan_(plan), inputs_(inputs) {}
   // Throws Refused, naming the op, when the routing's counts are not the plan's.
   RowMap of(const Op& op, const Permute& work, Rank rank);
@@ -46,7 +47,7 @@ class RowMaps {
   std::vector<Copy> copies(const Op& op, const Permute& work, Rank rank, int member);
 
   const Plan& plan_;
-  const Inputs& inputs_;
+  const Inputs inputs_;
   std::map<std::pair<int, int>, std::vector<ExpertIndex>> choices_;
 };
 

@@ -99,7 +99,7 @@ class Binder {
     const std::int64_t kv = f.kv_heads * (f.qk_dim + f.v_dim);
     if (op.reads.size() >= 2) {
       const Tensor cache = program_.memory().tensor(op.reads.back());
-      f.kept = f.sequences > 0 ? cache.rows / f.sequences : 1;
+      f.kept = f.sequences > 0 ? cache.rows / f.sequences : f.kv_len;  // no sequences: nothing is read
       require(cache.rows == f.sequences * f.kept && f.kept > 0, "its cache is not its sequences'");
     }
     if (op.reads.size() == 3) {
