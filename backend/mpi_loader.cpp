@@ -1,0 +1,45 @@
+// Opens the MPI module when it is asked for: the program itself does not depend on MPI.
+#include <dlfcn.h>
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "backend/executor.hpp"
+#include "backend/transport.hpp"
+
+namespace moesim::backend {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* module_name = "moesim_mpi.so";
+
+// $MOESIM_MODULES, beside the program, or where an installed program has them.
+fs::path find_module() {
+  std::error_code none;
+  const fs::path program = fs::read_symlink("/proc/self/exe", none).parent_path();
+  const char* given = std::getenv("MOESIM_MODULES");
+  for (const fs::path& directory : {fs::path(given != nullptr ? given : ""), program, program / "../lib/moesim"})
+    if (!directory.empty() && fs::exists(directory / module_name, none)) return directory / module_name;
+  return {};
+}
+
+}  // namespace
+
+std::unique_ptr<Transport> mpi_transport() {
+  const fs::path path = find_module();
+  if (path.empty())
+    throw Refused(
+        "this build has no MPI transport: install Open MPI (libopenmpi-dev, openmpi-bin) and configure with "
+        "-DMOESIM_MPI=ON; without '--transport mpi' ranks are threads of this process");
+  // Open MPI opens plug-ins of its own, which look for its symbols.
+  void* module = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  if (module == nullptr)
+    throw Refused(fmt::format("the MPI transport does not load: {}; install openmpi-bin", dlerror()));
+  using Make = Transport* (*)();
+  const auto make = reinterpret_cast<Make>(dlsym(module, "moesim_mpi_transport"));
+  if (make == nullptr) throw Refused(fmt::format("{} is not this program's MPI transport", path.string()));
+  return std::unique_ptr<Transport>(make());
+}
+
+}  // namespace moesim::backend
