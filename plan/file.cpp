@@ -1,5 +1,7 @@
 // A Plan as JSON. Enumerators are spelled as in names.hpp; an id is its number, -1 for none; rows are a number or
 // {"table": id}; the work of an op carries its type.
+#include "plan/file.hpp"
+
 #include <fmt/format.h>
 
 #include <limits>
@@ -221,11 +223,13 @@ class Reader {
 
 }  // namespace
 
-void write_plan(const Plan& plan, const std::string& path) {
+std::string plan_text(const Plan& plan) {
   ordered_json out = {{"format_version", Plan::format_version}};
   out.update(to_json(plan));
-  write_file(path, [&](std::ostream& stream) { stream << out.dump() << '\n'; });
+  return out.dump() + '\n';
 }
+
+void write_plan(const Plan& plan, const std::string& path) { write_file(path, plan_text(plan)); }
 
 Plan read_plan(const std::string& path) {
   const std::string text = read_file(path);
