@@ -85,6 +85,15 @@ std::optional<CollectiveKind> parse_collective(std::string_view name) {
   return std::nullopt;
 }
 
+std::string_view collective_regime(const CollectiveShape& s) {
+  constexpr double kib = 1024;
+  constexpr double mib = 1024 * 1024;
+  if (s.bytes < kib) return "under 1 KiB";
+  if (s.bytes <= 64 * kib) return "1 to 64 KiB";
+  if (s.bytes <= 16 * mib) return "64 KiB to 16 MiB";
+  return s.bytes <= 512 * mib ? "16 to 512 MiB" : "over 512 MiB";
+}
+
 double collective_us(const CollectiveParameters& p, const Fabric& fabric, const CollectiveShape& s) {
   if (s.gpus <= 1 || s.bytes <= 0) return 0;
   const Volumes v = volumes(s);

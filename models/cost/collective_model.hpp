@@ -49,6 +49,9 @@ struct CollectiveParameters {
 };
 std::span<const Field<CollectiveParameters>> collective_fields();
 
+// A line of the accuracy table.
+std::string_view collective_regime(const CollectiveShape& shape);
+
 double collective_us(const CollectiveParameters& p, const Fabric& fabric, const CollectiveShape& shape);
 // Bytes that cross the link that carries most, at its data-sheet rate.
 double collective_bound_us(const Fabric& fabric, const CollectiveShape& shape);

@@ -93,7 +93,7 @@ double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const Exch
   const double token = s.hidden * s.bytes_per_element;
   const double relays = s.nodes > 1 ? s.tokens * distinct_groups(s.nodes, s.experts, s.top_k) : 0;
   const double copies =
-      s.tokens * distinct_groups(ranks, s.experts, s.top_k) + p.token_rows * (s.tokens + relays) + relays / 2;
+      s.tokens * distinct_groups(ranks, s.experts, s.top_k) + p.token_rows * (s.tokens + relays) + relays;
   const Loads l = loads(s);
   const double work = norm({copies * (token + p.row_bytes) / (s.sms * p.sm_rate),
                             l.link / (fabric.link * p.link_efficiency), nic_us(l, fabric, s, p.nic_efficiency)},

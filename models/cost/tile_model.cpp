@@ -69,7 +69,7 @@ std::span<const Field<TileParameters>> tile_fields() {
       Field<P>{&P::overlap, "overlap", "norm that joins that latency and the work of a step: 1 = a sum, large = hidden",
                3, 0.7, 1, 8},
       Field<P>{&P::epilogue_us, "epilogue_us", "us: prologue and epilogue of a 128 x 256 tile", 2, 1.0, 0.01, 30},
-      Field<P>{&P::tail, "tail", "of the last wave's idle part that is lost: 0 = none, 1 = all", 0.3, 1.5, 1e-3, 1.5},
+      Field<P>{&P::tail, "tail", "of the last wave's idle part that is lost: 0 = none, 1 = all", 0.3, 1.5, 1e-3, 1},
       Field<P>{&P::sharpness, "sharpness", "norm that joins compute and memory: 1 = a sum, large = the longer alone",
                3.5, 0.4, 1, 10},
       Field<P>{&P::split_us, "split_us", "us: reduction after a split of k", 2, 0.7, 0.05, 20},

@@ -1,0 +1,266 @@
+#include "models/cost/fitted.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace moesim::cost {
+namespace {
+
+constexpr double z90 = 1.6449;  // half-width of a 90 % interval in standard deviations
+
+// The format a fit was made for, by the pipeline that multiplies.
+std::string_view format_name(Math math) {
+  switch (math) {
+    case Math::fp8:
+    case Math::int8:
+    case Math::fp4:
+      return "fp8";
+    case Math::f32:
+    case Math::tf32:
+    case Math::bf16:
+    case Math::f16:
+      return "bfloat16";
+  }
+  return "bfloat16";
+}
+bool is_own_format(Math math) { return math == Math::bf16 || math == Math::f16 || math == Math::fp8; }
+
+TilePolicy parse_policy(std::string_view name) {
+  for (const TilePolicy p : all_tile_policies)
+    if (to_string(p) == name) return p;
+  return TilePolicy::best;
+}
+
+bool inside(const FitEntry& entry, std::string_view quantity, double value) {
+  for (const CalibratedRange& r : entry.ranges)
+    if (r.quantity == quantity) return value >= r.low && value <= r.high;
+  return true;
+}
+
+double element_bytes(DType t) { return bits(t) / 8.0; }
+
+struct Fit {
+  const FitEntry* entry = nullptr;
+  TileParameters tiles{};
+  TilePolicy policy = TilePolicy::best;
+  bool own_format = true;
+};
+
+class Fitted final : public KernelModel {
+ public:
+  Fitted(const Gpu& gpu, const FitFile& fits, const std::string& library)
+      : gpu_(gpu), fits_(fits), roofline_(make_roofline(gpu)) {
+    for (const Math math : all_maths) {
+      dense_[index(math)] = choose("gemm", math, library);
+      grouped_[index(math)] = choose("moe_kernel", math, library);
+    }
+  }
+
+  [[nodiscard]] KernelCost gemm(const GemmShape& s) const override {
+    const Fit& fit = dense_[index(s.math)];
+    const Flops work = flops(s);
+    const Bytes traffic = bytes(s);
+    if (!fit.entry || work.value() == 0) return roofline_->gemm(s);
+    TileWork tile = work_of(s.n, s.k, s.in, s.weight, s.out);
+    tile.rows = RowTiles::dense(s.m, s.batch);
+    tile.splits = s.batch == 1;
+    const Device device = device_of(gpu_, s.math);
+    const double us = fit.tiles.launch_us + tile_us(fit.tiles, fit.policy, device, tile);
+    const FitEntry& e = *fit.entry;
+    const bool in_range = fit.own_format && e.transferred_from.empty() && s.batch == 1 &&
+                          inside(e, "m", static_cast<double>(s.m)) && inside(e, "n", tile.n) && inside(e, "k", tile.k);
+    const double bound = bound_us(device, tile);
+    const bool compute = 2 * tile.rows.rows * tile.n * tile.k >= bound * device.flops_per_us * device.sms;
+    return cost(us, s.math, work, traffic, fit, bound < 2 ? "short" : compute ? "compute" : "memory", in_range);
+  }
+
+  [[nodiscard]] KernelCost grouped_gemm(const GroupedShape& s) const override {
+    const Fit& launch = dense_[index(s.math)];
+    const Fit& fit = grouped_[index(s.math)].entry ? grouped_[index(s.math)] : launch;
+    const Flops work = flops(s);
+    const Bytes traffic = bytes(s);
+    if (!fit.entry || work.value() == 0) return roofline_->grouped_gemm(s);
+    TileWork tile = work_of(s.n, s.k, s.in, s.weight, s.out);
+    std::vector<std::int32_t> padded;
+    if (s.block > 0)
+      for (const std::int32_t m : s.m)
+        padded.push_back(static_cast<std::int32_t>((m + s.block - 1) / s.block * s.block));
+    tile.rows = RowTiles::grouped(s.block > 0 ? std::span<const std::int32_t>(padded) : s.m);
+    // Groups that share a matrix read it once.
+    tile.rows.groups = std::min(tile.rows.groups, static_cast<double>(s.matrices));
+    tile.splits = false;
+    const Device device = device_of(gpu_, s.math);
+    // The fit's own launch is that of a whole sequence of kernels; this is one of them.
+    const double launch_us = launch.entry ? launch.tiles.launch_us : to_microseconds(gpu_.kernel_floor);
+    const double us = launch_us + tile_us(fit.tiles, fit.policy, device, tile);
+    const FitEntry& e = *fit.entry;
+    const bool in_range = e.schema == "moe_kernel" && fit.own_format && e.transferred_from.empty();
+    const double memory = traffic / gpu_.memory_bandwidth >= work / *gpu_.peak_of(s.math) ? 1 : 0;
+    return cost(us, s.math, work, traffic, fit, memory > 0 ? "balanced, memory" : "balanced, compute", in_range);
+  }
+
+  [[nodiscard]] KernelCost attention(const AttentionShape& s) const override {
+    KernelCost out = roofline_->attention(s);
+    const Fit& fit = dense_[index(s.math)];
+    if (fit.entry && out.duration.value() > 0)
+      out.duration = std::max(out.duration, from_microseconds(fit.tiles.launch_us));
+    return out;
+  }
+
+  [[nodiscard]] KernelCost streaming(Bytes bytes, Flops flops) const override {
+    KernelCost out = roofline_->streaming(bytes, flops);
+    const Fit& fit = dense_[index(Math::bf16)];
+    if (!fit.entry || out.duration.value() == 0) return out;
+    const Picoseconds memory = bytes / (gpu_.memory_bandwidth * fit.tiles.memory_efficiency);
+    const Picoseconds vector = gpu_.peak_of(Math::f32) ? flops / *gpu_.peak_of(Math::f32) : Picoseconds(0);
+    out.duration = std::max(from_microseconds(fit.tiles.launch_us) + memory, vector);
+    out.log_sigma = log_sigma(*fit.entry, "memory");
+    out.in_range = fit.entry->transferred_from.empty();
+    return out;
+  }
+
+ private:
+  static std::size_t index(Math math) { return static_cast<std::size_t>(math); }
+
+  [[nodiscard]] Fit choose(std::string_view schema, Math math, const std::string& library) const {
+    Fit fit;
+    if (!gpu_.peak_of(math)) return fit;
+    fit.entry = find_entry(fits_, schema, format_name(math), library);
+    fit.own_format = fit.entry && is_own_format(math);
+    if (!fit.entry && format_name(math) == "fp8") fit.entry = find_entry(fits_, schema, "bfloat16", library);
+    if (!fit.entry) return fit;
+    fit.tiles = from_map(schema == "gemm" ? tile_fields() : expert_tile_fields(), fit.entry->parameters);
+    fit.policy = parse_policy(fit.entry->variant);
+    return fit;
+  }
+
+  static TileWork work_of(std::int64_t n, std::int64_t k, DType in, DType weight, DType out) {
+    TileWork w;
+    w.n = static_cast<double>(n);
+    w.k = static_cast<double>(k);
+    w.in_bytes = element_bytes(in);
+    w.weight_bytes = element_bytes(weight);
+    w.out_bytes = element_bytes(out);
+    return w;
+  }
+
+  [[nodiscard]] KernelCost cost(double us, Math math, Flops work, Bytes traffic, const Fit& fit,
+                                std::string_view regime, bool in_range) const {
+    KernelCost out;
+    out.duration = std::max(from_microseconds(us), speed_of_light(gpu_, math, work, traffic));
+    out.flops = work;
+    out.bytes = traffic;
+    out.log_sigma = log_sigma(*fit.entry, regime);
+    out.in_range = in_range;
+    return out;
+  }
+
+  Gpu gpu_;
+  FitFile fits_;
+  std::unique_ptr<KernelModel> roofline_;
+  std::array<Fit, all_maths.size()> dense_;
+  std::array<Fit, all_maths.size()> grouped_;
+};
+
+Prediction prediction(const FitEntry& entry, double us, double bound, std::string_view regime, bool in_range) {
+  const double reach = std::exp(z90 * log_sigma(entry, regime));
+  us = std::max(us, bound);
+  return {us, std::max(us / reach, bound), us * reach, in_range && entry.transferred_from.empty()};
+}
+
+std::size_t common_prefix(std::string_view a, std::string_view b) {
+  const auto [end, other] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return static_cast<std::size_t>(end - a.begin());
+}
+
+}  // namespace
+
+const FitEntry* find_entry(const FitFile& fits, std::string_view schema, std::string_view dtype,
+                           std::string_view library) {
+  const FitEntry* best = nullptr;
+  for (const FitEntry& e : fits.entries) {
+    if (e.schema != schema || e.dtype != dtype) continue;
+    if (!best || common_prefix(e.library, library) > common_prefix(best->library, library)) best = &e;
+  }
+  return best;
+}
+
+double log_sigma(const FitEntry& entry, std::string_view regime) {
+  const Accuracy* a = entry.find(regime);
+  if (!a || a->rows < 30) a = entry.find("all");
+  const double own = a ? (a->high - a->low) / 2 / z90 : 0;
+  return std::hypot(own, entry.transfer_sigma);
+}
+
+std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library) {
+  return std::make_unique<Fitted>(gpu, fits, library);
+}
+
+std::optional<Prediction> predict_experts(const Gpu& gpu, const FitFile& fits, const ExpertWork& work, DType weights,
+                                          const std::string& library) {
+  const Math math = natural_math(weights);
+  const FitEntry* entry = find_entry(fits, "moe_kernel", format_name(math), library);
+  if (!entry) return std::nullopt;
+  const Device device = device_of(gpu, math);
+  ExpertParameters p = from_map(expert_fields(), entry->parameters);
+  p.tiles = from_map(expert_tile_fields(), entry->parameters);
+  const double bound = expert_bound_us(device, work);
+  const double flops = 2 * work.rows.rows * (work.gated ? 3 : 2) * work.inter * work.hidden;
+  const bool compute = flops >= bound * device.flops_per_us * device.sms;
+  const bool in_range = is_own_format(math) && inside(*entry, "tokens", work.tokens) &&
+                        inside(*entry, "hidden", work.hidden) && inside(*entry, "inter", work.inter);
+  return prediction(*entry, expert_us(p, parse_policy(entry->variant), device, work), bound,
+                    compute ? "balanced, compute" : "balanced, memory", in_range);
+}
+
+std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile& fits, const CollectiveShape& shape,
+                                             const std::string& library) {
+  const FitEntry* entry = find_entry(fits, "nccl", "", library);
+  if (!entry) return std::nullopt;
+  const auto p = from_map(collective_fields(), entry->parameters);
+  const bool in_range = inside(*entry, "bytes", shape.bytes) && inside(*entry, "gpus", shape.gpus) &&
+                        inside(*entry, "nodes", shape.nodes);
+  return prediction(*entry, collective_us(p, fabric, shape), collective_bound_us(fabric, shape),
+                    collective_regime(shape), in_range);
+}
+
+std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape) {
+  const std::string kernel = std::string(shape.low_latency ? "low-latency " : "") +
+                             (shape.kind == ExchangeKind::dispatch ? "dispatch" : "combine");
+  const FitEntry* entry = find_entry(fits, "deepep", kernel);
+  if (!entry) return std::nullopt;
+  const double us = shape.low_latency ? exchange_us(from_map(low_latency_fields(), entry->parameters), fabric, shape)
+                                      : exchange_us(from_map(exchange_fields(), entry->parameters), fabric, shape);
+  const bool in_range = inside(*entry, "tokens", shape.tokens) && inside(*entry, "hidden", shape.hidden) &&
+                        inside(*entry, "nodes", shape.nodes) && inside(*entry, "sms", shape.sms);
+  return prediction(*entry, us, exchange_bound_us(fabric, shape),
+                    shape.nodes == 1 ? "one node" : fmt::format("{} nodes", shape.nodes), in_range);
+}
+
+double distance(const Gpu& a, const Gpu& b) {
+  const auto ln = [](double x, double y) { return x > 0 && y > 0 ? std::log(x / y) : 0; };
+  const auto peak = [](const Gpu& g) { return g.peak_of(Math::bf16).value_or(FlopsPerSecond(0)).value(); };
+  return std::hypot(ln(peak(a), peak(b)), ln(a.memory_bandwidth.value(), b.memory_bandwidth.value()), ln(a.sms, b.sms));
+}
+
+FitFile transfer(const FitFile& from, const Gpu& from_gpu, const Gpu& to_gpu, const std::string& to_machine,
+                 const std::vector<TransferError>& errors) {
+  constexpr double most = 1.5;
+  const double away = distance(from_gpu, to_gpu);
+  FitFile out{to_machine, {}};
+  for (FitEntry e : from.entries) {
+    double sigma = 0;
+    for (const TransferError& t : errors)
+      if (t.schema == e.schema) sigma = t.sigma * std::min(most, away / t.distance);
+    e.transferred_from = from.machine;
+    e.transfer_sigma = std::hypot(e.transfer_sigma, sigma);
+    e.notes.push_back(fmt::format("transferred from {}: no measurement of this machine", from.machine));
+    out.entries.push_back(std::move(e));
+  }
+  return out;
+}
+
+}  // namespace moesim::cost
