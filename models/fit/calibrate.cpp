@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <numeric>
 #include <ostream>
 #include <tuple>
 
@@ -67,6 +69,29 @@ std::string too_few(const Group& group) {
                      group.entry.dtype, rows, rows == 1 ? "" : "s", group.parameters.size(), least);
 }
 
+// Rows that were timed with the host's launches in them stand on a few levels whatever the shape. They say nothing
+// about the kernel.
+std::string host_bound(const Group& group) {
+  constexpr double level = 0.1;    // width in ln t
+  constexpr double shortest = 30;  // us: device-side floors are below
+  constexpr double most = 0.6;     // of the rows on three levels, over shapes of very different work
+  std::map<int, std::size_t> levels;
+  for (const double t : group.log_us)
+    if (t > std::log(shortest)) ++levels[static_cast<int>(std::floor(t / level))];
+  std::vector<std::size_t> counts;
+  for (const auto& [at, n] : levels) counts.push_back(n);
+  std::sort(counts.rbegin(), counts.rend());
+  counts.resize(std::min<std::size_t>(counts.size(), 3));
+  const auto rows = static_cast<double>(group.rows());
+  const double share = static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::size_t{0})) / rows;
+  const auto [low, high] = std::minmax_element(group.log_bound.begin(), group.log_bound.end());
+  if (share < most || *high - *low < 5) return {};
+  return fmt::format(
+      "{} {} {}: {:.0f} % of the times stand on three levels above {} us whatever the shape: the host's "
+      "launches were timed, not the kernel",
+      group.entry.schema, group.entry.library, group.entry.dtype, 100 * share, shortest);
+}
+
 struct Loaded {
   hardware::MachineSpec machine;
   std::vector<Group> groups;
@@ -123,7 +148,9 @@ CalibrationReport calibrate(const CalibrationOptions& options) {
   std::vector<Group> usable;
   for (Group& g : loaded.groups) {
     exclude(g, options.excluded_shapes);
-    if (std::string reason = too_few(g); reason.empty())
+    std::string reason = too_few(g);
+    if (reason.empty()) reason = host_bound(g);
+    if (reason.empty())
       usable.push_back(std::move(g));
     else
       report.skipped.push_back(std::move(reason));

@@ -11,9 +11,6 @@
 namespace moesim::fit {
 namespace {
 
-constexpr double kib = 1024;
-constexpr double mib = 1024 * 1024;
-
 // The machine file's latency and link rate: t = launch + steps * message + bytes / (rate * efficiency).
 double alpha_beta_us(const hardware::MachineSpec& m, const cost::CollectiveShape& s) {
   const double per_node = static_cast<double>(s.gpus) / s.nodes;
@@ -51,11 +48,7 @@ std::vector<Group> collective_groups(const std::vector<CollectiveRow>& rows, con
              .shape = std::string(to_string(s.kind)),
              .size = s.bytes,
              .count = s.gpus,
-             .regime = s.bytes < kib         ? "under 1 KiB"
-                       : s.bytes > 512 * mib ? "over 512 MiB"
-                       : s.bytes <= 64 * kib ? "1 to 64 KiB"
-                       : s.bytes <= 16 * mib ? "64 KiB to 16 MiB"
-                                             : "16 to 512 MiB",
+             .regime = std::string(collective_regime(s)),
              .bound_us = collective_bound_us(fabric, s),
              .roofline_us = alpha_beta_us(machine, s),
              .coordinates = {std::log2(s.bytes), 10 * kind, std::log2(s.gpus), std::log2(s.nodes)}});

@@ -149,7 +149,6 @@ std::vector<Group> expert_groups(const std::vector<ExpertRow>& rows, const hardw
              .regime = r->power_law > 0 ? "skewed"
                        : memory         ? "balanced, memory"
                                         : "balanced, compute",
-             .curve = fmt::format("{} tp {} ep {} {}", shape_name(*r), r->tp, r->ep, r->power_law),
              .bound_us = bound,
              .roofline_us = roofline,
              .coordinates = {std::log2(w.tokens), std::log2(w.hidden), std::log2(w.inter), std::log2(w.top_k),

@@ -48,7 +48,19 @@ std::vector<int> by_size(const Group& group) {
   return out;
 }
 
+// Dispatch and combine have few rows of several nodes, of one shape: those are predicted from one node's rows; one
+// node's rows are held out by shape.
+std::vector<int> nodes_from_one(const Group& group) {
+  const int least = *std::min_element(group.count.begin(), group.count.end());
+  std::vector<int> out = by_shape(group);
+  const int several = 1 + *std::max_element(out.begin(), out.end());
+  for (std::size_t i = 0; i < out.size(); ++i)
+    if (group.count[i] > least) out[i] = several;
+  return out;
+}
+
 std::vector<int> by_count(const Group& group) {
+  if (group.entry.schema == "deepep") return nodes_from_one(group);
   std::map<int, int> fold;
   for (const int c : group.count) fold.emplace(c, 0);
   int next = 0;
@@ -102,7 +114,6 @@ void Builder::add(Row row) {
   g.size.push_back(row.size);
   g.count.push_back(row.count);
   g.regime.push_back(std::move(row.regime));
-  g.curve.push_back(std::move(row.curve));
   g.log_bound.push_back(std::log(bound));
   g.log_roofline.push_back(std::log(std::max(row.roofline_us, bound)));
   g.coordinates.push_back(row.coordinates);

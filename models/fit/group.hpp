@@ -37,7 +37,6 @@ struct Group {
   std::vector<double> size;          // by which Holdout::size orders rows
   std::vector<int> count;            // GPUs or nodes
   std::vector<std::string> regime;   // a line of the accuracy table
-  std::vector<std::string> curve;    // rows that one run of a benchmark measured, by rising size
   std::vector<double> log_bound;     // data sheet
   std::vector<double> log_roofline;  // the baseline: roofline, or latency and bandwidth of the machine file
   std::vector<std::array<double, 6>> coordinates;           // of the nearest-row baseline

@@ -17,7 +17,6 @@ struct Row {
   double size = 0;
   int count = 0;
   std::string regime{};
-  std::string curve{};
   double bound_us = 0;
   double roofline_us = 0;
   std::array<double, 6> coordinates{};

@@ -186,16 +186,6 @@ std::vector<cost::Accuracy> accuracy(const Group& group, const HeldOut& held) {
     push(lines[group.regime[i]], i);
     push(lines["all"], i);
   }
-  // Curves of which half the rows are more than 1.65 times off while the others agree: something else was measured.
-  std::map<std::string, std::vector<double>> curves;
-  for (std::size_t i = 0; i < group.rows(); ++i)
-    if (!group.curve[i].empty()) curves[group.curve[i]].push_back(group.log_us[i] - held.log_us[i]);
-  std::set<std::string> odd;
-  for (const auto& [curve, residuals] : curves)
-    if (std::abs(quantile(residuals, 0.5)) > 0.5) odd.insert(curve);
-  if (!odd.empty() && odd.size() * 4 < curves.size())
-    for (std::size_t i = 0; i < group.rows(); ++i)
-      if (!odd.contains(group.curve[i])) push(lines[group.regime[i] + ", sound curves"], i);
   for (const auto& [base, skew] : group.skewed) {
     Line& line = lines["slowdown under skew"];
     line.model.push_back((group.log_us[skew] - group.log_us[base]) - (held.log_us[skew] - held.log_us[base]));
