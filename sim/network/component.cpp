@@ -1,6 +1,7 @@
 #include "sim/network/component.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <tuple>
@@ -13,7 +14,7 @@ constexpr auto none = std::numeric_limits<std::uint32_t>::max();
 auto key(const Entry& e) { return std::tuple(e.route, e.weight, e.cap); }
 }  // namespace
 
-Component::Component(Surroundings& around, Picoseconds now, std::vector<Entry> entries, bool keep_log)
+Component::Component(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool keep_log)
     : around_(around), time_(now) {
   const auto before = [](const Entry& a, const Entry& b) {
     return std::tuple(a.route, a.weight, a.cap, a.member.target) <
@@ -32,7 +33,16 @@ Component::Component(Surroundings& around, Picoseconds now, std::vector<Entry> e
     goal_.push_back(e.member.target);
     caps.push_back(e.cap / e.weight);
     const std::size_t start = i;
-    for (; i < entries.size() && key(entries[i]) == key(e); ++i) members_.push_back(entries[i].member);
+    Entry worst = e;
+    for (; i < entries.size() && key(entries[i]) == key(e); ++i) {
+      members_.push_back(entries[i].member);
+      if (std::abs(entries[i].early) > std::abs(worst.early)) worst.early = entries[i].early;
+      if (std::abs(entries[i].late) > std::abs(worst.late)) worst.late = entries[i].late;
+      worst.lost = std::max(worst.lost, entries[i].lost);
+    }
+    early_.push_back(worst.early);
+    late_.push_back(worst.late);
+    lost_.push_back(worst.lost);
     load.push_back(e.weight * static_cast<double>(i - start));
     end_of_.push_back(static_cast<std::uint32_t>(i));
     for (const LinkId l : around_.routes.links(e.route)) {
@@ -141,17 +151,18 @@ void Component::dissolve(Picoseconds now, std::vector<Entry>& out) {
     const double served = served_at(c, now);
     const double weight = weight_[c];
     for (std::uint32_t m = first_[c]; m < end_of_[c]; ++m) {
-      Entry e{route_[c], weight, fill_->cap(c) * weight, members_[m], ahead(c), behind(c)};
+      Entry e{route_[c], weight, fill_->cap(c) * weight, members_[m], early_[c], late_[c], lost(c)};
       e.member.target = std::max(e.member.target - served, 0.0);
       out.push_back(e);
     }
   }
 }
 
-void Component::retire(const Ending& e, Picoseconds low, Picoseconds high) {
+void Component::retire(const Ending& e) {
   const Member& m = members_[e.member];
   around_.ledger.end(around_.routes.links(route_[e.c]), m.bytes, e.time);
-  around_.transfers.close(m, low, high);
+  around_.transfers.close(m, e.time - Picoseconds(static_cast<std::int64_t>(sooner(e.c) + e.sooner + lost(e.c))),
+                          e.time + Picoseconds(static_cast<std::int64_t>(later(e.c))));
   const std::uint32_t left = end_of_[e.c] - ++first_[e.c];
   fill_->set_load(e.c, weight_[e.c] * left);
   if (left > 0)

@@ -2,6 +2,7 @@
 // fidelity: ExactComponent stops at every completion, BoundedComponent at batches of them.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -16,10 +17,13 @@ namespace moesim::sim {
 struct Entry {
   std::uint32_t route;
   double weight;
-  double cap;         // bytes per second, infinity = none
-  Member member;      // target = bytes left
-  double ahead = 0;   // bytes that it may have moved more, and
-  double behind = 0;  // less, for batches so far
+  double cap;     // bytes per second, infinity = none
+  Member member;  // target = bytes left
+  // Of bounded batches so far, ps. Had they released early, the flow would end so much sooner, and late, later; links
+  // on its way idled so long.
+  double early = 0;
+  double late = 0;
+  double lost = 0;
 };
 
 // What components of one network share.
@@ -35,14 +39,16 @@ struct Surroundings {
 
 class Component {
  public:
-  // entries: not empty.
-  Component(Surroundings& around, Picoseconds now, std::vector<Entry> entries, bool keep_log);
+  // entries: not empty; sorted by it into the order of members_.
+  Component(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool keep_log);
   virtual ~Component() = default;
   Component(const Component&) = delete;
   Component& operator=(const Component&) = delete;
 
   // Of the next flow whose end might be a Completion or, before it, of the next solve.
   [[nodiscard]] Picoseconds next();
+  // Of the next flow, or the next solve: whether run() has anything to do.
+  [[nodiscard]] Picoseconds due() const { return ended_ < batch_.size() ? batch_[ended_].time : end_; }
   // Appends the completions up to `until`; stops before that, at time(), when worn.
   void run(Picoseconds until, std::vector<Completion>& out);
   // The flows that are left at `now`: before next(), or time() when worn. The component is of no use then.
@@ -61,6 +67,10 @@ class Component {
     Picoseconds time;
     std::uint32_t c;
     std::uint32_t member;
+    // Of bounded batches, ps: when it would end had nothing ended before it, counted from time_; how much sooner than
+    // `time` it might end.
+    double eta = 0;
+    double sooner = 0;
   };
 
   // Works out the flows that end next (batch_, by time) and when shares change (end_).
@@ -71,12 +81,16 @@ class Component {
   // Moves to `now` < end_: what is in batch_ up to then is over.
   virtual void cut(Picoseconds now) = 0;
   [[nodiscard]] virtual double served_at(std::uint32_t c, Picoseconds now) const = 0;
-  [[nodiscard]] virtual double ahead(std::uint32_t) const { return 0; }
-  [[nodiscard]] virtual double behind(std::uint32_t) const { return 0; }
+  // Entry::lost.
+  [[nodiscard]] virtual double lost(std::uint32_t c) const { return lost_[c]; }
+
+  // How much sooner, or later, a flow may end than it will, ps; batches on their way not counted.
+  [[nodiscard]] double sooner(std::uint32_t c) const { return std::max({0.0, early_[c], -late_[c]}); }
+  [[nodiscard]] double later(std::uint32_t c) const { return std::max({0.0, late_[c], -early_[c]}); }
 
   [[nodiscard]] double rate_of(std::uint32_t c) const { return fill_->level(c) * weight_[c]; }
   // The first member of a class is over.
-  void retire(const Ending& e, Picoseconds low, Picoseconds high);
+  void retire(const Ending& e);
 
   Surroundings& around_;
   std::vector<LinkId> links_;  // before links with the same flows were merged
@@ -85,6 +99,7 @@ class Component {
   // By class. Members of a class are sorted by target; first_ is the first that is not over, goal_ its target.
   std::vector<std::uint32_t> route_, first_, end_of_;
   std::vector<double> weight_, goal_, served_, rate_;
+  std::vector<double> early_, late_, lost_;  // of Entry, the worst of the class
   std::vector<Member> members_;
   std::size_t live_ = 0;
 

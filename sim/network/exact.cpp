@@ -10,7 +10,7 @@ constexpr double per_ps = 1e-12;
 }
 
 ExactComponent::ExactComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries)
-    : Component(around, now, std::move(entries), true),
+    : Component(around, now, entries, true),
       updated_(goal_.size(), now.value()),
       finish_(goal_.size()),
       least_(goal_.size()) {
@@ -57,16 +57,12 @@ void ExactComponent::commit() {
   double level = std::numeric_limits<double>::infinity();
   for (const Ending& e : batch_) {
     level = std::min(level, fill_->level(e.c));
-    retire(e, end_, end_);
+    retire(e);
     served_[e.c] = std::max(served_at(e.c, end_), members_[e.member].target);
     updated_[e.c] = end_.value();
     rate_[e.c] = 0;  // follow() takes up the next flow of the class
   }
   if (live_ > 0) follow(fill_->refill(level));
-}
-
-std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries) {
-  return std::make_unique<ExactComponent>(around, now, std::move(entries));
 }
 
 }  // namespace moesim::sim

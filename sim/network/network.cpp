@@ -63,7 +63,8 @@ class FluidNetwork final : public Network {
   void take_out(std::uint32_t component, Picoseconds now, std::vector<Entry>& out);
 
   Surroundings around_;
-  Picoseconds now_;
+  Picoseconds now_;                                     // of the last start or advance
+  Picoseconds handed_out_;                              // of the last advance
   std::map<Picoseconds, std::vector<Entry>> waiting_;   // for the latency of their routes, by when it is over
   std::vector<std::unique_ptr<Component>> components_;  // null = free
   std::vector<std::uint32_t> free_;
@@ -182,7 +183,7 @@ void FluidNetwork::run_components(Picoseconds until) {
   for (bool again = true; again;) {
     again = false;
     for (std::uint32_t i = 0; i < components_.size(); ++i) {
-      if (!components_[i] || components_[i]->next() > until) continue;
+      if (!components_[i] || components_[i]->due() > until) continue;
       components_[i]->run(until, done_);
       if (!components_[i]->worn()) continue;
       const Picoseconds time = components_[i]->time();
@@ -215,11 +216,13 @@ std::optional<Picoseconds> FluidNetwork::next() {
 }
 
 void FluidNetwork::advance(Picoseconds until, std::vector<Completion>& out) {
-  if (until < now_) throw std::invalid_argument("the network's time does not run backward");
-  run_to(until);
+  if (until < handed_out_) throw std::invalid_argument("the network's time does not run backward");
+  handed_out_ = until;
+  run_to(std::max(until, now_));
   std::ranges::sort(done_, {}, [](const Completion& c) { return std::tuple(c.time, c.transfer, c.rank); });
-  out.insert(out.end(), done_.begin(), done_.end());
-  done_.clear();
+  const auto later = std::ranges::upper_bound(done_, until, {}, &Completion::time);
+  out.insert(out.end(), done_.begin(), later);
+  done_.erase(done_.begin(), later);
 }
 
 std::vector<LinkTotals> FluidNetwork::totals() const {

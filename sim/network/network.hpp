@@ -43,8 +43,10 @@ struct LinkTotals {
 
 // exact: every completion re-solves the shares of those it affects.
 // bounded: completions are batched; batches shrink until the bracket of a transfer is within `error` of its makespan.
+//   Flows that share links with at most always_exact - 1 others are solved exactly: it costs no more.
 // docs/network.md has both.
 struct Fidelity {
+  static constexpr std::size_t always_exact = 64;
   enum class Kind : std::uint8_t { exact, bounded };
   Kind kind = Kind::exact;
   double error = 0.01;
@@ -66,7 +68,7 @@ class Network {
   // A time at or before which no Completion has been missed: that of the next event, if any flow is under way. Often
   // the time of the next Completion, never later; advance(*next()) may append nothing.
   [[nodiscard]] virtual std::optional<Picoseconds> next() = 0;
-  // Moves time forward to `until` and appends what completes at or before it. until >= the last time seen.
+  // Moves time forward to `until` and appends what completes at or before it. until >= that of the last advance.
   virtual void advance(Picoseconds until, std::vector<Completion>& out) = 0;
   [[nodiscard]] virtual std::vector<LinkTotals> totals() const = 0;  // by LinkId
   // Of a transfer that is complete; of one under way, what is known of it.

@@ -29,7 +29,6 @@ class Transfers {
   struct Transfer {
     Picoseconds start;
     Picoseconds least;  // no schedule is faster: max over links of bytes / capacity
-    Picoseconds slip;   // of bounded batches so far: how long links idled that need not have
     Bracket bracket;
     std::uint32_t flows = 0;    // that have not ended
     std::vector<Place> places;  // by rank; released with the last flow

@@ -13,6 +13,7 @@
 // link saturated there carried them. With `keep_log` the filling is rewound to that level and only redone from there.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -43,6 +44,9 @@ class WaterFill {
   [[nodiscard]] std::size_t classes() const { return level_.size(); }
   [[nodiscard]] std::size_t links() const { return capacity_.size(); }
   [[nodiscard]] double capacity(std::uint32_t l) const { return capacity_[l]; }
+  [[nodiscard]] double left(std::uint32_t l) const { return std::max(link_[l].left, 0.0); }  // unused capacity
+  // Full, but for rounding: no class may have more of it.
+  [[nodiscard]] bool full(std::uint32_t l) const { return link_[l].left <= 1e-9 * capacity_[l]; }
   [[nodiscard]] std::span<const std::uint32_t> hops(std::uint32_t c) const {
     return std::span(hops_).subspan(hop_begin_[c], hop_begin_[c + 1] - hop_begin_[c]);
   }

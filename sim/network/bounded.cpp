@@ -1,0 +1,259 @@
+#include "sim/network/bounded.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "sim/network/exact.hpp"
+
+namespace moesim::sim {
+
+namespace {
+constexpr double per_ps = 1e-12;
+constexpr double infinite = std::numeric_limits<double>::infinity();
+}  // namespace
+
+BoundedComponent::BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries)
+    : Component(around, now, entries, false),
+      eta_(goal_.size()),
+      before_(goal_.size()),
+      idle_(fill_->links()),
+      idled_(fill_->links()),
+      was_full_(fill_->links()),
+      spare_(fill_->links()),
+      gain_(fill_->links()),
+      loss_(fill_->links()),
+      give_(fill_->links()) {
+  for (const Member& m : members_)
+    if (transfers_.empty() || transfers_.back() != m.transfer) transfers_.push_back(m.transfer);
+  std::ranges::sort(transfers_);
+  transfers_.erase(std::unique(transfers_.begin(), transfers_.end()), transfers_.end());
+  fill_->fill();
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) {
+    rate_[c] = rate_of(c);
+    for (const std::uint32_t l : fill_->hops(c)) idled_[l] = std::max(idled_[l], lost_[c]);
+  }
+  start();
+}
+
+double BoundedComponent::lost(std::uint32_t c) const {
+  double most = 0;
+  for (const std::uint32_t l : fill_->hops(c)) most = std::max(most, idled_[l]);
+  return most;
+}
+
+double BoundedComponent::served_at(std::uint32_t c, Picoseconds now) const {
+  return served_[c] + rate_[c] * (static_cast<double>((now - time_).value()) * per_ps);
+}
+
+// How long a full link may idle in the next batch, ps. A transfer of makespan T may be off by error * T, of which
+// b is left; let completions fall evenly over the time tau that is left, then a batch of length h idles a link for
+// h^2 / (2 tau), and the fewest batches that idle b together are those that idle b^2 / (2 tau) each. share_out() makes
+// up for most of it: what a batch opens the bracket by is found (docs/network.md) to be an eighth of that or less. No
+// batch may use up more than half of b, whatever it opens.
+double BoundedComponent::allowance(double longest) const {
+  double makespan = infinite;
+  for (const std::uint32_t id : transfers_) {
+    const Transfers::Transfer& t = around_.transfers.at(id);
+    if (t.flows > 0) makespan = std::min(makespan, static_cast<double>(std::max(t.least, time_ - t.start).value()));
+  }
+  const double idled = *std::ranges::max_element(idled_);
+  double open = 0;
+  if (transfers_.size() > 1) {
+    for (std::uint32_t c = 0; c < eta_.size(); ++c)
+      if (!fill_->gone(c)) open = std::max(open, std::max(sooner(c), later(c)) + idled);
+  } else {
+    double soonest = 0, latest = 0;  // that the last of all might end
+    for (std::uint32_t c = 0; c < eta_.size(); ++c) {
+      if (fill_->gone(c)) continue;
+      soonest = std::max(soonest, eta_[c] - sooner(c) - idled);
+      latest = std::max(latest, eta_[c] + later(c));
+    }
+    open = std::max(longest - soonest, latest - longest);
+  }
+  const double b = std::max(around_.fidelity.error * makespan - open, 0.0);
+  return std::min(b / 2, 32 * b * b / (2 * longest));
+}
+
+// Flows that end within h, by when.
+void BoundedComponent::gather(double h) {
+  soon_.clear();
+  for (std::uint32_t c = 0; c < eta_.size(); ++c) {
+    if (!(eta_[c] <= h)) continue;
+    soon_.push_back({eta_[c], c, first_[c]});
+    for (std::uint32_t m = first_[c] + 1; m < end_of_[c]; ++m) {
+      const double eta = std::max(members_[m].target - served_[c], 0.0) / per_ps / rate_[c];
+      if (eta > h) break;
+      soon_.push_back({eta, c, m});
+    }
+  }
+  std::ranges::sort(soon_,
+                    [](const Soon& a, const Soon& b) { return a.eta != b.eta ? a.eta < b.eta : a.member < b.member; });
+}
+
+void BoundedComponent::add_idle(std::uint32_t c, double rate, double eta) {
+  for (const std::uint32_t l : fill_->hops(c)) {
+    if (idle_[l].rate == 0) idle_links_.push_back(l);
+    idle_[l].rate += rate;
+    idle_[l].rate_eta += rate * eta;
+  }
+}
+
+// How many of soon_ make the next batch. A link that is full idles for (sum x h - sum x eta) / C at h, sums over those
+// of its flows that end before: h is where the first link has idled for `allowed`. More flows only bring it closer.
+std::size_t BoundedComponent::longest_batch(double allowed) {
+  for (const std::uint32_t l : idle_links_) idle_[l] = {};
+  idle_links_.clear();
+  double limit = infinite;
+  std::size_t n = 0;
+  for (; n < soon_.size() && soon_[n].eta <= limit; ++n) {
+    const std::uint32_t c = soon_[n].c;
+    add_idle(c, rate_[c], soon_[n].eta);
+    for (const std::uint32_t l : fill_->hops(c))
+      if (fill_->full(l)) limit = std::min(limit, (allowed * fill_->capacity(l) + idle_[l].rate_eta) / idle_[l].rate);
+  }
+  return n;
+}
+
+void BoundedComponent::plan() {
+  double least = infinite, longest = 0;
+  for (std::uint32_t c = 0; c < eta_.size(); ++c) {
+    if (fill_->gone(c)) continue;
+    eta_[c] = std::max(goal_[c] - served_[c], 0.0) / per_ps / rate_[c];
+    least = std::min(least, eta_[c]);
+    longest = std::max(longest, eta_[c]);
+  }
+  const double allowed = allowance(longest);
+  double h = std::max(least, 2 * last_step_);
+  gather(h);
+  std::size_t n = longest_batch(allowed);
+  while (n == soon_.size() && h < longest) {
+    h = std::min(2 * h + 1, longest);
+    gather(h);
+    n = longest_batch(allowed);
+  }
+  soon_.resize(n);
+  end_batch();
+}
+
+// In the batch, what earlier ends leave unused speeds up those that are still there. A link that is full has idled for
+// w = (sum x eta' - sum x eta) / C by eta', and had it been used, everything on it would end w sooner. A flow ends
+// sooner by the least w of its full links.
+void BoundedComponent::end_batch() {
+  for (const std::uint32_t l : idle_links_) idle_[l] = {};
+  idle_links_.clear();
+  for (const Soon& s : soon_) {
+    double least = infinite, most = 0;
+    for (const std::uint32_t l : fill_->hops(s.c)) {
+      if (!fill_->full(l)) continue;
+      const double w = idle_[l].bytes(s.eta) / per_ps / fill_->capacity(l);
+      least = std::min(least, w);
+      most = std::max(most, w);
+    }
+    if (least == infinite) least = 0;
+    const std::int64_t eta = detail::checked_round_up(std::max(s.eta - least, 0.0));
+    batch_.push_back({time_ + Picoseconds(eta), s.c, s.member, s.eta, most - least});
+    add_idle(s.c, rate_[s.c], s.eta);
+  }
+  std::ranges::sort(batch_, [](const Ending& a, const Ending& b) {
+    return a.time != b.time ? a.time < b.time : a.member < b.member;
+  });
+  end_ = batch_.back().time;
+}
+
+// Flows of the batch end on the way to `now`, at the rates of its beginning.
+void BoundedComponent::step(Picoseconds now) {
+  const auto h = static_cast<double>((now - time_).value());
+  for (const std::uint32_t l : idle_links_) idle_[l] = {};
+  idle_links_.clear();
+  double slip = 0;
+  for (std::size_t i = 0; i < ended_; ++i) add_idle(batch_[i].c, rate_[batch_[i].c], batch_[i].eta);
+  for (const std::uint32_t l : idle_links_)
+    if (fill_->full(l)) slip = std::max(slip, idle_[l].bytes(h) / fill_->capacity(l) / per_ps);
+
+  for (std::uint32_t c = 0; c < served_.size(); ++c) served_[c] += rate_[c] * (h * per_ps);
+  for (std::size_t i = 0; i < ended_; ++i) retire(batch_[i]);
+  time_ = now;
+  last_step_ = h;
+  if (live_ == 0 || ended_ == 0) return;
+  std::swap(before_, rate_);
+  for (std::uint32_t l = 0; l < spare_.size(); ++l) {
+    spare_[l] = fill_->left(l);
+    was_full_[l] = fill_->full(l) ? 1 : 0;
+  }
+  fill_->fill();
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) rate_[c] = fill_->gone(c) ? 0 : rate_of(c);
+  for (const Ending& e : std::span(batch_).first(ended_))
+    if (fill_->gone(e.c)) eta_[e.c] = infinite;
+  if (slip > 0) share_out(h);
+}
+
+// What the batch left unused goes to those that have more rate after it (d = rate after - before > 0), as if rates had
+// changed at one moment within the batch; h (1 - theta) into it:
+//   theta   = (bytes left unused) / (rates that ended * h), over all links
+//   theta_l = what link l can give: (spare + bytes left unused / h + theta * losses) / gains there, at most 1
+//   a flow that gains moves d h min over its links of theta_l more;
+//   a flow that loses moves |d| h max over its links of (those gains - spare - unused / h) / losses less, at most
+//   theta.
+// No link carries more than its capacity over the batch. Had rates changed at its beginning (releasing early) or at its
+// end (late), the factors were 1 or 0: ahead_ and behind_ keep what that would have made.
+void BoundedComponent::share_out(double h) {
+  double unused = 0, ended = 0;
+  for (const std::uint32_t l : idle_links_) {
+    unused += idle_[l].bytes(h) / per_ps;
+    ended += idle_[l].rate * h;
+  }
+  const double theta = std::min(unused / ended, 1.0);
+  const auto room = [&](std::size_t l) { return spare_[l] + idle_[l].bytes(h) / (h * per_ps); };
+  std::ranges::fill(gain_, 0);
+  std::ranges::fill(loss_, 0);
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) {
+    const double d = rate_[c] - before_[c];
+    if (d == 0 || fill_->gone(c)) continue;
+    const double all = d * (end_of_[c] - first_[c]);
+    for (const std::uint32_t l : fill_->hops(c)) (all > 0 ? gain_ : loss_)[l] += std::abs(all);
+  }
+  for (std::size_t l = 0; l < gain_.size(); ++l) {
+    give_[l] = gain_[l] > 0 ? std::min(1.0, (room(l) + theta * loss_[l]) / gain_[l]) : 1.0;
+    gain_[l] = 0;
+  }
+  const double seconds = h * per_ps;
+  double first = 0;  // part of the batch after the first end
+  for (const Ending& e : std::span(batch_).first(ended_)) first = std::max(first, 1 - e.eta / h);
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) {
+    const double d = rate_[c] - before_[c];
+    if (!(d > 0) || fill_->gone(c)) continue;
+    double part = 1;
+    for (const std::uint32_t l : fill_->hops(c)) part = std::min(part, give_[l]);
+    const double all = part * d * (end_of_[c] - first_[c]);
+    for (const std::uint32_t l : fill_->hops(c)) gain_[l] += all;
+    served_[c] += d * seconds * part;
+    late_[c] += part * h * d / rate_[c];
+    early_[c] += (first - part) * h * d / rate_[c];
+  }
+  for (std::size_t l = 0; l < gain_.size(); ++l)
+    give_[l] = loss_[l] > 0 ? std::clamp((gain_[l] - room(l)) / loss_[l], 0.0, theta) : 0.0;
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) {
+    const double d = rate_[c] - before_[c];
+    if (!(d < 0) || fill_->gone(c)) continue;
+    double part = 0;
+    for (const std::uint32_t l : fill_->hops(c)) part = std::max(part, give_[l]);
+    served_[c] += d * seconds * part;
+    late_[c] += part * h * d / rate_[c];
+    early_[c] += (first - part) * h * d / rate_[c];
+  }
+  // What is still unused on a full link is lost.
+  for (std::uint32_t l = 0; l < gain_.size(); ++l)
+    if (was_full_[l] != 0 && fill_->full(l)) {
+      const double used = gain_[l] - give_[l] * loss_[l];
+      idled_[l] += std::max(room(l) - used, 0.0) * h / fill_->capacity(l);
+    }
+}
+
+std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries) {
+  if (around.fidelity.kind == Fidelity::Kind::exact || entries.size() <= Fidelity::always_exact)
+    return std::make_unique<ExactComponent>(around, now, std::move(entries));
+  return std::make_unique<BoundedComponent>(around, now, std::move(entries));
+}
+
+}  // namespace moesim::sim

@@ -1,0 +1,53 @@
+// Completions in batches: shares are solved once per batch, not once per completion. docs/network.md derives it.
+#pragma once
+
+#include "sim/network/component.hpp"
+
+namespace moesim::sim {
+
+class BoundedComponent final : public Component {
+ public:
+  BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries);
+
+ private:
+  // A flow that ends soon.
+  struct Soon {
+    double eta;  // ps from time_
+    std::uint32_t c;
+    std::uint32_t member;
+  };
+  // What flows of the batch leave unused on a link until the batch is over.
+  struct Idle {
+    double rate = 0;      // bytes per second, of all that end
+    double rate_eta = 0;  // sum of rate * eta
+    [[nodiscard]] double bytes(double h) const { return (rate * h - rate_eta) * 1e-12; }
+  };
+
+  void plan() override;
+  void commit() override { step(end_); }
+  void cut(Picoseconds now) override { step(now); }
+  [[nodiscard]] double served_at(std::uint32_t c, Picoseconds now) const override;
+  [[nodiscard]] double lost(std::uint32_t c) const override;
+
+  [[nodiscard]] double allowance(double longest) const;
+  void gather(double h);
+  [[nodiscard]] std::size_t longest_batch(double allowed);
+  void end_batch();
+  void add_idle(std::uint32_t c, double rate, double eta);
+  void step(Picoseconds now);
+  void share_out(double h);
+
+  std::vector<double> eta_;     // [classes] of the first member
+  std::vector<double> before_;  // [classes] rates of the batch before
+  std::vector<Idle> idle_;      // [links]
+  std::vector<std::uint32_t> idle_links_;
+  std::vector<double> idled_;  // [links] ps, though it was full
+  std::vector<std::uint8_t> was_full_;
+  std::vector<double> spare_, gain_, loss_;  // [links] bytes per second
+  std::vector<double> give_;                 // [links] factor
+  std::vector<Soon> soon_;
+  std::vector<std::uint32_t> transfers_;  // under way here
+  double last_step_ = 0;                  // ps
+};
+
+}  // namespace moesim::sim

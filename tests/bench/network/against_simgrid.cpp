@@ -1,0 +1,72 @@
+// The same links and flows in both: completion of every flow, makespan, processor time.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "models/hardware/topology_spec.hpp"
+#include "tests/bench/network/measure.hpp"
+#include "tests/sim/network/scenes.hpp"
+#include "tests/sim/network/simgrid_peer.hpp"
+
+namespace moesim::bench {
+
+namespace {
+
+struct Case {
+  int ranks;
+  double alpha;  // Zipf exponent over destinations; sizes vary log-normally around it (sigma 0.3) where alpha > 0
+  const char* fabric;
+  sim::Fidelity fidelity;
+  double flow_limit, makespan_limit, faster;  // what docs/network.md promises
+};
+
+bool compare(const Case& c) {
+  const auto topology = hardware::make_topology(cluster_of(c.ranks / 8, c.fabric));
+  const std::vector<sim::Flow> flows = all_to_all(c.ranks, c.alpha, c.alpha > 0 ? 0.3 : 0, 1);
+  std::vector<double> capacity;
+  for (const Link& l : topology->links()) capacity.push_back(l.capacity.value());
+  std::vector<peer::Flow> theirs_in;
+  for (const sim::Flow& f : flows) {
+    peer::Flow& out = theirs_in.emplace_back();
+    for (const LinkId l : topology->route(f.from, f.to)) out.route.push_back(l.value());
+    out.bytes = static_cast<double>(f.bytes.value());
+  }
+  const bool exact = c.fidelity.kind == sim::Fidelity::Kind::exact;
+  const Run ours = run_network(*topology, flows, c.fidelity, exact);
+  const peer::Result theirs = peer::simgrid(capacity, theirs_in, 1800);
+  const double makespan = *std::ranges::max_element(theirs.finish);
+  double worst = 0;
+  for (std::size_t f = 0; f < ours.finish.size(); ++f)
+    worst = std::max(worst, std::abs(ours.finish[f] / theirs.finish[f] - 1));
+  const double off = std::abs(ours.makespan / makespan - 1), faster = theirs.seconds / ours.seconds;
+  const bool ok = worst <= c.flow_limit && off <= c.makespan_limit && faster >= c.faster;
+  fmt::print("{:>5} {:>8} {:<11} {:<8} {:>8.3f} {:>8.2f} {:>7.0f}x {:>6.0f} {:>6.0f} {:>10} {:>10.4f} {:>5}\n", c.ranks,
+             c.alpha > 0 ? fmt::format("zipf {}", c.alpha) : "uniform", c.fabric, exact ? "exact" : "bounded",
+             ours.seconds, theirs.seconds, faster, ours.peak_mb, theirs.peak_mb,
+             exact ? fmt::format("{:.4f}", 100 * worst) : "-", 100 * off, ok ? "yes" : "NO");
+  std::fflush(stdout);
+  return ok;
+}
+
+}  // namespace
+
+bool against_simgrid(bool quick) {
+  fmt::print(
+      "Against SimGrid 3.32 (CM02, TCP window off), one all-to-all, all flows live from 0; processor seconds, MB,\n"
+      "largest difference in the end of a flow, and in the makespan\n"
+      "{:>5} {:>8} {:<11} {:<8} {:>8} {:>8} {:>8} {:>6} {:>6} {:>10} {:>10} {:>5}\n",
+      "GPUs", "law", "fabric", "solver", "moesim", "SimGrid", "faster", "MB", "MB", "flows, %", "span, %", "kept");
+  const sim::Fidelity exact{sim::Fidelity::Kind::exact}, bounded{sim::Fidelity::Kind::bounded, 0.01};
+  std::fflush(stdout);  // before processes fork
+  bool ok = true;
+  for (const int ranks : {64, 128})
+    for (const double alpha : {0.0, 1.0})
+      for (const char* fabric : {"rail", "leaf_spine"})
+        if (!quick || ranks == 64) ok = compare({ranks, alpha, fabric, exact, 1e-3, 1e-3, 1}) && ok;
+  if (!quick) ok = compare({256, 1.0, "leaf_spine", bounded, 1, 5e-3, 300}) && ok;
+  fmt::print("\n");
+  return ok;
+}
+
+}  // namespace moesim::bench
