@@ -11,7 +11,6 @@ namespace {
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 constexpr std::int64_t query_block = 64;
-constexpr double rotary_base = 10'000;
 
 // Turns the pairs of one head of the token at `row`.
 void turn(const AttentionForm& f, float* x, std::int64_t d, std::int64_t row) {
@@ -137,17 +136,6 @@ void attention(const AttentionForm& f, const Tensor& x, const Tensor* expanded, 
       }
     }
   }
-}
-
-void turn_pairs(AttentionForm& form, std::int64_t d) {
-  form.turns.clear();
-  for (std::int64_t i = 0; i < form.q_len; ++i)
-    for (std::int64_t j = 0; j < d / 2; ++j) {
-      const double turn = static_cast<double>(position_of(form, i)) *
-                          std::pow(rotary_base, -2.0 * static_cast<double>(j) / static_cast<double>(d));
-      form.turns.push_back(static_cast<float>(std::cos(turn)));
-      form.turns.push_back(static_cast<float>(std::sin(turn)));
-    }
 }
 
 void rotate(const AttentionForm& f, const Tensor& x, const Tensor& y, Scratch& scratch) {

@@ -1,16 +1,19 @@
 // The host's kernels. Operands are stored as their tensors say and computed in float; shapes have been checked
-// (program.cpp). docs/plan_format.md defines what each computes.
+// (backend/bind.cpp). docs/plan_format.md defines what each computes.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "backend/call.hpp"
 #include "backend/host/tensor.hpp"
-#include "backend/row_map.hpp"
 #include "moesim/plan.hpp"
 
 namespace moesim::backend {
+
+// Nothing where the call is none.
+void execute(const Call& call, Scratch& scratch);
 
 // transposed: w is [n, k] (a tied embedding table).
 void gemm(const Gemm& work, const Tensor& x, const Tensor& w, const Tensor& y, bool transposed, Scratch& scratch);
@@ -37,32 +40,9 @@ void add_up(std::span<const std::byte* const> sources, std::int64_t elements, DT
 
 // ---- attention ----
 
-struct AttentionForm {
-  enum class Kind : std::uint8_t { self, cross, latent_expanded, latent_absorbed };
-  Kind kind = Kind::self;
-  std::int64_t sequences = 0;
-  std::int64_t q_len = 0;
-  std::int64_t kv_len = 0;
-  std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;
-  std::int64_t qk_dim = 0;
-  std::int64_t v_dim = 0;
-  std::int64_t window = 0;
-  bool causal = true;
-  bool gated = false;
-  std::int64_t rope = 0;     // latent: columns of the rotary part
-  std::int64_t kept = 0;     // rows of the cache for each sequence; 0 = no cache
-  std::vector<float> turns;  // cosine and sine of every new position and pair of columns; see turn_pairs
-  [[nodiscard]] std::int64_t q_cols() const { return heads * qk_dim; }
-  [[nodiscard]] std::int64_t key_col() const { return q_cols() * (gated ? 2 : 1); }
-  [[nodiscard]] std::int64_t value_col() const { return key_col() + kv_heads * qk_dim; }
-};
-
 // expanded: of latent attention with expanded keys; cache: where the form has one.
 void attention(const AttentionForm& form, const Tensor& x, const Tensor* expanded, const Tensor* cache, const Tensor& o,
                Scratch& scratch);
-// Fills form.turns: pairs (j, j + d / 2) of d columns turn by position * 10000^(-2j / d).
-void turn_pairs(AttentionForm& form, std::int64_t d);
 // Rotates queries and keys of self attention, x to y.
 void rotate(const AttentionForm& form, const Tensor& x, const Tensor& y, Scratch& scratch);
 // Latent forms: rotates the rope parts of q's heads (beside `absorbed` where that is given) and stores the rotated

@@ -1,13 +1,13 @@
-// A plan made ready to run on one rank: every op bound to its buffers, shapes checked, row maps worked out.
+// A plan made ready to run on one rank of the host: calls on its memory, and what it exchanges with other ranks.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <vector>
 
+#include "backend/bind.hpp"
 #include "backend/host/memory.hpp"
 #include "backend/host/phase.hpp"
-#include "backend/row_map.hpp"
 
 namespace moesim::backend {
 
@@ -30,10 +30,9 @@ class Program {
 
  private:
   RankMemory memory_;
+  std::vector<Call> calls_;  // kernels and meetings refer to them
   std::vector<BoundOp> ops_;
   Scratch scratch_;
-  std::vector<std::unique_ptr<std::vector<std::int32_t>>> counts_;  // that the rank sends in count exchanges
-  friend class Binder;
 };
 
 }  // namespace moesim::backend

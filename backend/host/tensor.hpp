@@ -1,29 +1,14 @@
-// A rank's buffer as the kernels see it, and the number formats that the host computes with: float32, bfloat16 and
-// float16 are stored as such and computed in float; int32 is only moved.
+// The number formats that the host computes with: float32, bfloat16 and float16 are stored as such and computed in
+// float.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "moesim/dtype.hpp"
+#include "backend/tensor.hpp"
 
 namespace moesim::backend {
-
-struct Tensor {
-  std::byte* data = nullptr;
-  DType dtype = DType::f32;
-  std::int64_t rows = 0;
-  std::int64_t cols = 0;
-
-  [[nodiscard]] std::int64_t element_bytes() const { return bits(dtype) / 8; }
-  [[nodiscard]] std::int64_t bytes() const { return rows * cols * element_bytes(); }
-  [[nodiscard]] std::byte* at(std::int64_t row, std::int64_t col = 0) const {
-    return data + (row * cols + col) * element_bytes();
-  }
-};
-
-constexpr bool computable(DType t) { return t == DType::f32 || t == DType::bf16 || t == DType::f16; }
 
 // n consecutive elements, rounded to nearest even on the way back. Only for computable formats.
 void to_float(const std::byte* from, DType dtype, std::int64_t n, float* to);

@@ -203,7 +203,7 @@ TEST_CASE("what the host cannot do is refused with the op's name") {
     return refusal(plan, *good.routing);
   };
   CHECK(with("l0.moe.up", [](Op& op) { op.pass = Pass::backward; }) ==
-        "op 'l0.moe.up' (grouped_gemm) does not run on the host: the host computes forward passes only");
+        "op 'l0.moe.up' (grouped_gemm) does not run on the host: only forward passes do");
   CHECK(with("l0.moe.up", [](Op& op) {
           std::get<GroupedGemm>(op.work).form = GroupedGemm::Form::weight_gradient;
         }).find("only the forward product does") != std::string::npos);
