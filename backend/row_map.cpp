@@ -79,9 +79,12 @@ std::vector<RowMaps::Copy> RowMaps::copies(const Op& op, const Permute& work, Ra
   std::vector<std::size_t> replica(slots_of.size());
   std::vector<std::int64_t> sent(routed.size());
   std::vector<float> gates(k);
+  const Plan::Share share = plan_.share(rank, work.shares);
+  const std::size_t begin = static_cast<std::size_t>(share.first) * k;
+  const std::size_t end = static_cast<std::size_t>(share.last) * k;
   std::vector<Copy> out;
-  out.reserve(chosen.size());
-  for (std::size_t i = 0; i < chosen.size(); ++i) {
+  out.reserve(end - begin);
+  for (std::size_t i = begin; i < end; ++i) {
     const auto token = static_cast<std::int64_t>(i / k);
     if (i % k == 0)
       gate_weights(inputs_.seed, work.moe_layer, plan_.tokens.begin[static_cast<std::size_t>(owner)] + token, gates);

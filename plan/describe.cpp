@@ -35,9 +35,10 @@ class Shape {
     return fmt::format("{} rows, {} in, {} out, {}", rows(w.rows), w.read_cols, w.write_cols, to_string(w.dtype));
   }
   std::string operator()(const Permute& w) const {
-    return fmt::format("{} -> {}, {} -> {} rows of {} {}{}{}", name_of(row_order_names, w.from),
+    return fmt::format("{} -> {}, {} -> {} rows of {} {}{}{}{}", name_of(row_order_names, w.from),
                        name_of(row_order_names, w.to), rows(w.rows_in), rows(w.rows_out), w.cols, to_string(w.dtype),
                        w.capacity > 0 ? fmt::format(", capacity {}", w.capacity) : "",
+                       w.shares > 1 ? fmt::format(", a {}th of the tokens", w.shares) : "",
                        w.launch.per_group ? fmt::format(", {} kernels a group", w.launch.kernels) : "");
   }
   std::string operator()(const Copy& w) const {

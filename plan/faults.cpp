@@ -155,9 +155,23 @@ class Checker {
     const std::size_t before = faults_.size();
     std::visit([this](const auto& work) { check(work); }, op.work);
     const auto* collective = std::get_if<Collective>(&op.work);
+    if (const auto* w = std::get_if<Permute>(&op.work); w != nullptr && faults_.size() == before) moved(*w, op);
     if (collective != nullptr && faults_.size() == before && op.writes.size() == 1 &&
         op.writes.front().index() < plan_.buffers.size())
       delivered(*collective, plan_.buffer(op.writes.front()));
+  }
+
+  void moved(const Permute& w, const Op& op) {
+    if (op.reads.empty() || op.writes.empty()) return;
+    const auto same = [&](const Rows& work, BufferId buffer, const char* what) {
+      const Buffer& b = plan_.buffer(buffer);
+      for (int r = 0; r < plan_.ranks; ++r)
+        if (plan_.rows(work, Rank(r)) != plan_.rows(b.rows, Rank(r)))
+          return fault("{} {} rows on rank {}, and its buffer '{}' has {}", what, plan_.rows(work, Rank(r)), r, b.name,
+                       plan_.rows(b.rows, Rank(r)));
+    };
+    same(w.rows_in, op.reads.front(), "reads");
+    same(w.rows_out, op.writes.front(), "writes");
   }
 
   // What a collective delivers fills its output. The output may shape the elements otherwise (the vocabulary of a
@@ -233,6 +247,12 @@ class Checker {
       return fault("routes to {} slots where the placement has {}", routed.cols(),
                    plan_.placements[w.placement.index()].slots());
     if (w.placement.valid() && !members_fit(w.groups, w.placement)) return;
+    if (w.shares < 1) return fault("divides tokens into {} shares", w.shares);
+    for (int r = 0; r < plan_.ranks && w.shares > 1; ++r) {
+      const int owner = plan_.owner_of_rank[static_cast<std::size_t>(r)];
+      if (const auto n = std::ranges::count(plan_.owner_of_rank, owner); n != w.shares)
+        return fault("divides the tokens of owner {} into {} shares for its {} ranks", owner, w.shares, n);
+    }
     if (w.from != RowOrder::token && w.to != RowOrder::token) return;  // receiver side: checked through the exchange
     // At the token's owner: token rows are the owner's, copies are the routed ones (or the capacity of every slot).
     const bool out = w.from == RowOrder::token;

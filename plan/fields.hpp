@@ -77,6 +77,7 @@ void for_each_field(Same<Permute> auto& x, auto&& f) {
   f("cols", x.cols);
   f("dtype", x.dtype);
   f("launch", x.launch);
+  f("shares", x.shares);
 }
 void for_each_field(Same<Copy> auto& x, auto&& f) {
   f("direction", x.direction);

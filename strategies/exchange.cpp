@@ -47,6 +47,35 @@ Table expert_rows(const Table& routed, const Groups& groups, const ExpertPlaceme
   return out;
 }
 
+// Whose copies are counted apart: the token owners, or (shares > 1) every rank with its share of its owner's.
+TokenRanges sources_of(const Plan& plan, int shares) {
+  if (shares == 1) return plan.tokens;
+  TokenRanges out;
+  for (int r = 0; r < plan.ranks; ++r) {
+    const int owner = plan.owner_of_rank[static_cast<std::size_t>(r)];
+    out.begin.push_back(plan.tokens.begin[static_cast<std::size_t>(owner)] + plan.share(Rank(r), shares).last);
+  }
+  return out;
+}
+
+// Rows after a gather inside `groups`: those of every member, one after the other.
+Table gathered(const Table& rows, const Groups& groups) {
+  const std::size_t cols = static_cast<std::size_t>(rows.cols());
+  Table out(rows.rows(), rows.cols() * static_cast<int>(groups.front().size()));
+  for (const std::vector<Rank>& g : groups)
+    for (const Rank r : g)
+      for (std::size_t j = 0; j < g.size(); ++j)
+        std::ranges::copy(rows.row(g[j].value()), out.row(r.value()).subspan(j * cols).begin());
+  return out;
+}
+
+// Row sums: [ranks, 1].
+Table summed(const Table& rows) {
+  Table out(rows.rows(), 1);
+  for (int r = 0; r < rows.rows(); ++r) out.at(r, 0) = to_count(rows.row_sum(r));
+  return out;
+}
+
 // Slots a rank holds, for the size of its weights.
 Table slots_held(const Groups& groups, const ExpertPlacement& placement, int ranks, std::int64_t rows_each) {
   Table out(ranks, 1);
@@ -56,10 +85,10 @@ Table slots_held(const Groups& groups, const ExpertPlacement& placement, int ran
   return out;
 }
 
-std::int64_t capacity(const Transformer& t, const MoeBlock& block, const ExchangeOptions& options) {
+std::int64_t capacity(const TokenRanges& sources, const MoeBlock& block, const ExchangeOptions& options) {
   if (options.capacity_factor <= 0) return 0;
   std::int64_t most = 0;
-  for (std::size_t i = 0; i < t.tokens().owners(); ++i) most = std::max(most, t.tokens().count(i));
+  for (std::size_t i = 0; i < sources.owners(); ++i) most = std::max(most, sources.count(i));
   const double per_expert = static_cast<double>(most * block.top_k) / static_cast<double>(block.experts);
   // A product that is an integer but for rounding must not be rounded up past it.
   const double scaled = std::ceil(per_expert * options.capacity_factor - 1e-9);
@@ -129,20 +158,21 @@ ExpertPlacement place(const Options& options, const MoeBlock& block, int members
                                                     : contiguous_placement(experts, members);
 }
 
-Table route_to_slots(const Table& owner_counts, const Plan& plan, const ExpertPlacement& placement) {
-  std::vector<std::vector<int>> slots_of(static_cast<std::size_t>(owner_counts.cols()));
+Table route_to_slots(const Table& counts, const Plan& plan, const ExpertPlacement& placement) {
+  const bool of_ranks = counts.rows() == plan.ranks;
+  std::vector<std::vector<int>> slots_of(static_cast<std::size_t>(counts.cols()));
   for (int s = 0; s < placement.slots(); ++s)
     slots_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()].push_back(s);
   Table out(plan.ranks, placement.slots());
   for (int r = 0; r < plan.ranks; ++r) {
-    const int owner = plan.owner_of_rank[static_cast<std::size_t>(r)];
-    const auto counts = owner_counts.row(owner);
-    for (std::size_t e = 0; e < counts.size(); ++e) {
+    const int source = of_ranks ? r : plan.owner_of_rank[static_cast<std::size_t>(r)];
+    const auto copies = counts.row(source);
+    for (std::size_t e = 0; e < copies.size(); ++e) {
       const auto replicas = static_cast<std::int32_t>(slots_of[e].size());
       for (std::int32_t i = 0; i < replicas; ++i) {
-        const auto rotated = (i + owner) % replicas;
+        const auto rotated = (i + source) % replicas;
         out.at(r, slots_of[e][static_cast<std::size_t>(i)]) =
-            counts[e] / replicas + (rotated < counts[e] % replicas ? 1 : 0);
+            copies[e] / replicas + (rotated < copies[e] % replicas ? 1 : 0);
       }
     }
   }
@@ -162,14 +192,16 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   for (int j = 0; j < members; ++j) one_expert_each = one_expert_each && placement.slots_on(Rank(j)) <= 1;
   const bool alone = members == 1;
   const bool once_per_rank = options.once_per_rank && !alone;  // alone, nothing is sent
+  const int shares = options.drop_duplicates ? slices : 1;
 
   const BufferId choice = t.gate(moe);
 
   // ---- who sends what to whom ----
-  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, t.tokens()), plan, placement);
-  const std::int64_t cap = capacity(t, block, options);
+  const TokenRanges sources = sources_of(plan, shares);
+  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, sources), plan, placement);
+  const std::int64_t cap = capacity(sources, block, options);
   std::int64_t dropped = 0;
-  for (int r = 0; r < t.ranks(); r += t.tp())
+  for (int r = 0; r < t.ranks(); r += shares > 1 ? 1 : t.tp())
     for (const std::int32_t copies : routed.row(r)) dropped += cap > 0 ? std::max<std::int64_t>(0, copies - cap) : 0;
   b.count_copies(t.tokens().total() * block.top_k, dropped);
   const TableId routed_id = b.table(routed);
@@ -185,13 +217,18 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
       for (int s = placement.slot_begin[static_cast<std::size_t>(j)];
            s < placement.slot_begin[static_cast<std::size_t>(j) + 1]; ++s)
         bin_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()] = j;
-    pairs = by_rank(distinct_counts(t.input().routing, moe.index, t.tokens(), bin_of, members), plan);
+    pairs = distinct_counts(t.input().routing, moe.index, sources, bin_of, members);
+    if (shares == 1) pairs = by_rank(pairs, plan);
   }
   const TableId sent_id = b.table(pairs);
   const TableId returned_id = b.table(transposed(pairs, groups, t.ranks()));
-  const TableId rows_id = b.table(expert_rows(routed, groups, placement, t.ranks()));
+  const TableId arrived_id = b.table(expert_rows(routed, groups, placement, t.ranks()));
+  const std::int64_t matrices = plan.table(arrived_id).cols();
+  const Groups replicas = plan.groups[t.tp_groups().index()];
+  const TableId rows_id = shares > 1 ? b.table(gathered(plan.table(arrived_id), replicas)) : arrived_id;
   const Rows sent{0, sent_id};
   const Rows received{0, returned_id};
+  const Rows arrived{0, arrived_id};
   const Rows computed{0, rows_id};
   const GroupsId groups_id = b.groups(groups);
   const PlacementId placement_id = b.placement(placement);
@@ -202,8 +239,15 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const bool scaled = bits(options.dispatch) == 8;
   const std::int64_t out_cols = scaled ? h + (h + 127) / 128 * 4 : h;
   const auto permute = [&](RowOrder from, RowOrder to, Rows in, Rows out, std::int64_t cols, DType dtype) {
-    return Permute{from, to, moe.index, routed_id, groups_id, placement_id,
-                   cap,  in, out,       cols,      dtype,     Launch{false, options.permute_kernels}};
+    return Permute{from,  to, moe.index, routed_id, groups_id, placement_id,
+                   cap,   in, out,       cols,      dtype,     Launch{false, options.permute_kernels},
+                   shares};
+  };
+  const auto among_replicas = [&](const char* name, Category category, Collective::Kind kind, BufferId x,
+                                  TableId counts, Rows rows, std::int64_t cols, DType dtype) {
+    return t.op(moe.prefix + name, category, moe.layer, {x}, rows, cols, dtype,
+                Collective{kind, Collective::Algorithm::automatic, t.tp_groups(), counts, cols, dtype, 0, {}, {}},
+                communication_stream, BufferRole::communication);
   };
   const auto exchange_rows = [&](const char* name, Category category, BufferId x, TableId counts, Rows rows,
                                  std::int64_t cols, DType dtype) {
@@ -219,8 +263,14 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     Table each(1, members);
     std::ranges::fill(each.row(0), 1);
     const std::int64_t local = (placement.slots() + members - 1) / members;
-    const BufferId counts =
+    BufferId counts =
         exchange_rows(".counts", Category::dispatch, choice, b.table(each), Rows{members, {}}, local, DType::i32);
+    if (shares > 1) {
+      Table own(1, 1);
+      own.at(0, 0) = members;
+      counts = among_replicas(".gather_counts", Category::dispatch, Collective::Kind::all_gather_v, counts,
+                              b.table(own), Rows{std::int64_t{members} * slices, {}}, local, DType::i32);
+    }
     if (options.host_sync)
       b.add({moe.prefix + ".counts_to_host",
              Category::dispatch,
@@ -238,14 +288,17 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   if (!alone) x = exchange_rows(".dispatch", Category::dispatch, x, sent_id, received, out_cols, options.dispatch);
   moe.add_shared_expert();
   if (!alone && !(one_expert_each && !once_per_rank))
-    x = t.op(moe.prefix + ".group", Category::dispatch, moe.layer, {x}, computed, h, options.dispatch,
-             permute(on_arrival, RowOrder::by_slot, received, computed, h, options.dispatch));
+    x = t.op(moe.prefix + ".group", Category::dispatch, moe.layer, {x}, arrived, h, options.dispatch,
+             permute(on_arrival, RowOrder::by_slot, received, arrived, h, options.dispatch));
+  const TableId share_id = shares > 1 ? b.table(summed(plan.table(arrived_id))) : TableId{};
+  if (shares > 1)
+    x = among_replicas(".gather", Category::dispatch, Collective::Kind::all_gather_v, x, share_id, computed, h,
+                       options.dispatch);
 
   // ---- experts ----
   const Math math = t.math_for(weight);
   const DType in = math == Math::fp8 || math == Math::int8 ? weight : t.act();
   const Launch launch{options.launch_per_expert, 1};
-  const std::int64_t matrices = plan.table(rows_id).cols();
   const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k, Shard shard) {
     const Rows held{0, b.table(slots_held(groups, placement, t.ranks(), k))};
     shard.matrix_rows = k;
@@ -265,9 +318,12 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   y = expert_gemm(".down", y, h, f, t.row_slices());
 
   // ---- combine ----
+  if (shares > 1)
+    y = among_replicas(".scatter", Category::combine, Collective::Kind::reduce_scatter_v, y, share_id, arrived, h,
+                       t.act());
   if (!alone && !(one_expert_each && !once_per_rank))
     y = t.op(moe.prefix + ".ungroup", Category::combine, moe.layer, {y}, received, h, t.act(),
-             permute(RowOrder::by_slot, on_arrival, computed, received, h, t.act()));
+             permute(RowOrder::by_slot, on_arrival, arrived, received, h, t.act()));
   if (!alone) y = exchange_rows(".combine", Category::combine, y, returned_id, sent, h, t.act());
   return t.op(moe.prefix + ".unpermute", Category::combine, moe.layer, {y, choice}, t.token_rows(), h, t.act(),
               permute(at_source, RowOrder::token, sent, t.token_rows(), h, t.act()));

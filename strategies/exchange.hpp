@@ -17,6 +17,9 @@ struct ExchangeOptions {
   bool launch_per_expert = false;  // a GEMM per expert instead of one grouped GEMM
   bool host_sync = true;           // the host reads the counts before it can size the exchange
   int permute_kernels = 1;
+  // Ranks that replicate tokens each send a share of them and gather what arrives, instead of all sending all
+  // (duplicate token dropping: DeepSpeed-TED, arXiv 2303.06318, section 5.1).
+  bool drop_duplicates = false;
   Collective::Algorithm algorithm = Collective::Algorithm::automatic;
   DType dispatch = DType::bf16;  // format on the wire on the way out; the way back is in the activations' format
 };
@@ -28,9 +31,10 @@ ExchangeOptions exchange_options(const Options& options, const Workload& workloa
 // Experts of one block over the members of a group, as the options say.
 ExpertPlacement place(const Options& options, const MoeBlock& block, int members);
 
-// Which copies go where: a row of counts per rank for the slots of its group. Replicas of an expert share its copies
-// evenly, in token order; the remainder rotates with the source so that no replica is preferred.
-Table route_to_slots(const Table& owner_counts, const Plan& plan, const ExpertPlacement& placement);
+// Which copies go where: a row of counts per rank for the slots of its group, from a row per rank or per token owner.
+// Replicas of an expert share its copies evenly, in token order; the remainder rotates with the source so that no
+// replica is preferred.
+Table route_to_slots(const Table& counts, const Plan& plan, const ExpertPlacement& placement);
 
 // The routed experts of one layer, exchanged inside `groups`; each expert's columns are sliced over `slices` ranks.
 // Every group places the experts by `placement` over its members. Returns [token rows, hidden].

@@ -182,6 +182,8 @@ enum class RowOrder : std::uint8_t {
 // copies weighted by its gate. Between copies and unique rows it duplicates, or sums with gate weights.
 // routed[rank, slot]: copies that the rank sends to each slot of its group. With capacity > 0 every (source, slot) has
 // exactly that many rows: later copies are dropped (in token order), missing ones are zero rows.
+// With shares > 1 the ranks of an owner divide its tokens (Plan::share): copies are those of the rank's share, and a
+// combine writes zero rows for the other tokens.
 struct Permute {
   RowOrder from = RowOrder::token;
   RowOrder to = RowOrder::by_slot;
@@ -195,6 +197,7 @@ struct Permute {
   std::int64_t cols = 0;
   DType dtype = DType::bf16;
   Launch launch;
+  int shares = 1;
   friend bool operator==(const Permute&, const Permute&) = default;
 };
 
@@ -318,6 +321,14 @@ struct Plan {
   [[nodiscard]] Bytes bytes(const Buffer& b, Rank rank) const {
     return storage(detail::checked_mul(rows(b.rows, rank), b.cols), b.dtype);
   }
+  // The rank's share of its owner's tokens, [first, last) counted from the owner's first: the i-th rank of an owner of
+  // n
+  // tokens has [n i / shares, n (i + 1) / shares).
+  struct Share {
+    std::int64_t first = 0;
+    std::int64_t last = 0;
+  };
+  [[nodiscard]] Share share(Rank rank, int shares) const;
   friend bool operator==(const Plan&, const Plan&) = default;
 };
 

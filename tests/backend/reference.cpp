@@ -69,17 +69,23 @@ std::vector<bool> dropped(const Plan& plan, const Routing& routing, int moe_laye
   const auto k = static_cast<std::size_t>(routing.top_k());
   std::vector<bool> out(static_cast<std::size_t>(plan.tokens.total()) * k);
   std::int64_t capacity = 0;
+  std::int64_t shares = 1;
   for (const Op& op : plan.ops)
     if (const auto* p = std::get_if<Permute>(&op.work); p != nullptr && p->moe_layer == moe_layer)
-      capacity = p->capacity;
+      std::tie(capacity, shares) = std::pair(p->capacity, p->shares);
   if (capacity == 0) return out;
   std::vector<ExpertIndex> chosen(out.size());
   routing.assign(moe_layer, 0, chosen);
   for (std::size_t owner = 0; owner < plan.tokens.owners(); ++owner) {
-    std::vector<std::int64_t> sent(static_cast<std::size_t>(routing.experts()));
-    for (auto t = static_cast<std::size_t>(plan.tokens.begin[owner]);
-         t < static_cast<std::size_t>(plan.tokens.begin[owner + 1]); ++t)
-      for (std::size_t i = 0; i < k; ++i) out[t * k + i] = ++sent[chosen[t * k + i]] > capacity;
+    std::vector<std::int64_t> sent;
+    const std::int64_t tokens = plan.tokens.count(owner);
+    std::int64_t share = -1;
+    for (std::int64_t i = 0; i < tokens; ++i) {
+      for (; share + 1 < shares && i >= tokens * (share + 1) / shares; ++share)  // the next rank's share begins
+        sent.assign(static_cast<std::size_t>(routing.experts()), 0);
+      const auto t = static_cast<std::size_t>(plan.tokens.begin[owner] + i);
+      for (std::size_t c = t * k; c < (t + 1) * k; ++c) out[c] = ++sent[chosen[c]] > capacity;
+    }
   }
   return out;
 }

@@ -105,6 +105,9 @@ const std::vector<Variant>& variants() {
        {{"tensor_parallel", std::int64_t{2}}, {"capacity_factor", 1.0}, {"min_capacity", std::int64_t{1}}},
        "experts and tensors, padded"},
       {"expert_tensor_parallel", {{"tensor_parallel", std::int64_t{4}}}, "experts and tensors by four"},
+      {"expert_tensor_parallel",
+       {{"tensor_parallel", std::int64_t{2}}, {"drop_duplicates", false}},
+       "experts and tensors, all copies from all ranks"},
   };
   return all;
 }

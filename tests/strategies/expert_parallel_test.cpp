@@ -149,6 +149,26 @@ TEST_CASE("expert and tensor parallelism together slice experts and keep copies"
   CHECK(plan.tokens.owners() == 2);
 }
 
+TEST_CASE("duplicate token dropping: a rank sends its share of the tokens that its group replicates") {
+  // 2 groups of 2 ranks, 16 tokens of 2 copies for each group: a rank's share is 8 tokens, 16 copies, 8 of them for the
+  // other group: 8 rows x 64 float32. It then holds 8 + 8 rows, and gathers as many from its neighbour.
+  const Model model = small_model(8, 2);
+  const FunctionRouting routing = balanced(model, 32);
+  const auto bytes = [&](const char* op, bool drop) {
+    const Plan plan =
+        make_plan("expert_tensor_parallel", {{"tensor_parallel", std::int64_t{2}}, {"drop_duplicates", drop}}, model,
+                  round_cluster(1, 4), prefill(4, 8), routing);
+    const Traffic t = traffic(plan, std::get<Collective>(op_named(plan, op).work), Rank(1));
+    CHECK(t.sent == t.received);
+    return t.sent;
+  };
+  CHECK(bytes("l0.moe.dispatch", true) == Bytes(8 * 64 * 4));
+  CHECK(bytes("l0.moe.gather", true) == Bytes(16 * 64 * 4));
+  CHECK(bytes("l0.moe.scatter", true) == Bytes(16 * 64 * 4));
+  CHECK(bytes("l0.moe.combine", true) == Bytes(8 * 64 * 4));
+  CHECK(bytes("l0.moe.dispatch", false) == Bytes(16 * 64 * 4));
+}
+
 TEST_CASE("tensor parallelism moves two all-reduces a layer and nothing else inside layers") {
   const Model model = small_model(8, 2);
   const FunctionRouting routing = balanced(model, 32);
