@@ -43,6 +43,8 @@ struct Measurement {
   Timeline timeline;
   std::vector<Picoseconds> makespans;  // of the measured runs, in order
   std::string method;                  // one sentence: how the Timeline came about
+  // Of the bytes in every rank's activations and caches after the last run: equal for every way to run a plan.
+  std::uint64_t result_hash = 0;
 
   [[nodiscard]] Picoseconds median() const;
   [[nodiscard]] double spread() const;  // (slowest - fastest) / median

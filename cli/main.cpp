@@ -16,11 +16,13 @@ place its experts, before the cluster is rented.)";
 constexpr const char* examples = R"(Examples:
   moesim simulate scenarios/moeshard_a100.toml          rank the strategies of a scenario
   moesim simulate my.toml --out results                 the same, with report.json, ops.csv and Perfetto traces
+  moesim run my.toml --out measured                     run the same plans on this machine's processors, and measure
+  moesim compare results measured                       the error of the prediction, op for op
   moesim check my.toml                                  find every mistake in a scenario, run nothing
   moesim plan my.toml --strategy expert_parallel        what one GPU does under a strategy, op by op
   moesim list machines                                  what can be named in a scenario
 
-Exit codes: 0 done; 1 the study says no (no strategy fits in memory); 2 bad input; 3 a backend is missing.)";
+Exit codes: 0 done; 1 the study says no (no strategy fits, a comparison is out of tolerance); 2 bad input; 3 a backend is missing.)";
 
 }  // namespace
 
@@ -32,6 +34,8 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   cli::Run run;
   cli::add_simulate(app, run);
+  cli::add_run(app, run);
+  cli::add_compare(app, run);
   cli::add_check(app, run);
   cli::add_plan(app, run);
   cli::add_fit(app, run);
@@ -47,6 +51,6 @@ int main(int argc, char** argv) {
   } catch (const std::exception& e) {
     fmt::print(stderr, "moesim: internal error: {}\nThis is a defect of moesim; please report it with the scenario.\n",
                e.what());
-    return 70;  // EX_SOFTWARE of sysexits.h
+    return cli::failed;
   }
 }

@@ -12,11 +12,14 @@ enum Exit : int {
   no = 1,           // the study says no: nothing fits, or a comparison is out of tolerance
   bad_input = 2,    // a file or an option is wrong
   unavailable = 3,  // a backend, library or device is missing
+  failed = 70,      // EX_SOFTWARE of sysexits.h: a defect, or a rank that died
 };
 
 using Run = std::function<int()>;  // returns an Exit
 // Each sets `run` when its subcommand was given.
 void add_simulate(CLI::App& app, Run& run);
+void add_run(CLI::App& app, Run& run);
+void add_compare(CLI::App& app, Run& run);
 void add_check(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
 void add_fit(CLI::App& app, Run& run);

@@ -8,6 +8,7 @@
 #include <ostream>
 
 #include "moesim/version.hpp"
+#include "plan/timeline_file.hpp"
 #include "study/result.hpp"
 
 namespace moesim::study {
@@ -21,6 +22,17 @@ ordered_json pairs(const std::vector<std::pair<std::string, std::string>>& items
   return out;
 }
 
+ordered_json to_json(const backend::Measurement& m) {
+  ordered_json runs = ordered_json::array();
+  for (const Picoseconds t : m.makespans) runs.push_back(to_microseconds(t));
+  return {{"clock", to_string(m.timeline.kind)},
+          {"method", m.method},
+          {"median_us", to_microseconds(m.median())},
+          {"spread", m.spread()},
+          {"runs_us", runs},
+          {"result_hash", fmt::format("{:016x}", m.result_hash)}};
+}
+
 ordered_json to_json(const StrategyResult& r) {
   ordered_json out = {{"strategy", r.label}, {"kind", r.kind}, {"possible", r.infeasible.empty()}};
   if (!r.infeasible.empty()) {
@@ -30,6 +42,7 @@ ordered_json to_json(const StrategyResult& r) {
   const Summary& s = r.summary;
   out["step_us"] = to_microseconds(s.step);
   out["moe_layer_us"] = to_microseconds(s.moe_layer);
+  if (r.measured) out["measured"] = to_json(*r.measured);
   out["speedup"] = r.to_baseline;
   out["moe_layer_speedup"] = r.layer_to_baseline;
   out["straggler_factor"] = s.straggler;
@@ -81,13 +94,14 @@ std::string report_json(const StudyResult& study) {
                          {"unit", row.unit},
                          {"used_in_fit", row.used_in_fit},
                          {"source", row.source}});
-  const ordered_json out = {{"report_version", report_version},
-                            {"moesim_version", version},
-                            {"study", study.name},
-                            {"baseline", study.baseline},
-                            {"feasible", study.feasible()},
-                            {"points", points},
-                            {"published", published}};
+  ordered_json out = {{"report_version", report_version},
+                      {"moesim_version", version},
+                      {"study", study.name},
+                      {"baseline", study.baseline},
+                      {"feasible", study.feasible()},
+                      {"points", points},
+                      {"published", published}};
+  if (!study.executor.empty()) out["executor"] = study.executor;
   return out.dump(2) + "\n";
 }
 

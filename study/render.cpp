@@ -15,6 +15,7 @@ namespace {
 class TextTable {
  public:
   explicit TextTable(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void head(std::string column) { rows_.front().push_back(std::move(column)); }
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
   [[nodiscard]] std::string text() const {
     std::vector<std::size_t> width(rows_.front().size());
@@ -53,14 +54,30 @@ void strategies(const StudyResult& study, const PointResult& point, std::string&
   const std::string baseline = study.baseline.empty() ? "ratio" : "vs " + study.baseline;
   TextTable table({"strategy", point.step, "MoE layer", baseline, "layer", "straggler", "dropped", "sent/rank",
                    "recv/rank", "peak memory", "fits"});
+  if (!study.executor.empty()) table.head("spread");
   for (const StrategyResult& s : point.strategies) {
     if (!s.infeasible.empty()) continue;
     const Summary& m = s.summary;
-    table.add({s.label, human(m.step), human(m.moe_layer), ratio(s.to_baseline), ratio(s.layer_to_baseline),
-               fmt::format("{:.2f}", m.straggler), m.dropped > 0 ? fmt::format("{:.1f} %", 100 * m.dropped) : "0",
-               human(m.sent), human(m.received), human_binary(m.memory.total), fits(m)});
+    std::vector<std::string> row{s.label,
+                                 human(m.step),
+                                 human(m.moe_layer),
+                                 ratio(s.to_baseline),
+                                 ratio(s.layer_to_baseline),
+                                 fmt::format("{:.2f}", m.straggler),
+                                 m.dropped > 0 ? fmt::format("{:.1f} %", 100 * m.dropped) : "0",
+                                 human(m.sent),
+                                 human(m.received),
+                                 human_binary(m.memory.total),
+                                 fits(m)};
+    if (s.measured) row.push_back(fmt::format("{:.1f} %", 100 * s.measured->spread()));
+    table.add(std::move(row));
   }
   out += table.text();
+  std::vector<std::string_view> methods;
+  for (const StrategyResult& s : point.strategies)
+    if (s.measured && std::ranges::find(methods, s.measured->method) == methods.end())
+      methods.push_back(s.measured->method);
+  for (const std::string_view m : methods) out += fmt::format("measured by {}: {}\n", study.executor, m);
   for (const StrategyResult& s : point.strategies)
     if (!s.infeasible.empty()) out += fmt::format("{}: not possible: {}\n", s.label, s.infeasible);
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/executor.hpp"
 #include "moesim/machine.hpp"
 #include "moesim/plan.hpp"
 #include "moesim/timeline.hpp"
@@ -19,8 +20,9 @@ struct StrategyResult {
   std::string kind;
   std::string infeasible;  // why there is no result; empty where there is one
   Summary summary;
-  double to_baseline = 0;        // baseline step / this step: above 1 is faster; 0 = no baseline
-  double layer_to_baseline = 0;  // the same of the MoE layer
+  std::optional<backend::Measurement> measured;  // where the summary is of a measurement
+  double to_baseline = 0;                        // baseline step / this step: above 1 is faster; 0 = no baseline
+  double layer_to_baseline = 0;                  // the same of the MoE layer
 };
 
 struct PointResult {
@@ -51,6 +53,7 @@ struct StudyResult {
   std::string description;
   std::string scenario;  // path as given
   std::string baseline;  // label; empty = none
+  std::string executor;  // that measured; empty: predicted
   std::vector<PointResult> points;
   std::vector<PublishedRow> published;
 

@@ -7,6 +7,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "moesim/version.hpp"
+#include "plan/timeline_file.hpp"
 #include "support/files.hpp"
 #include "support/parallel.hpp"
 
@@ -38,6 +40,27 @@ std::string step_name(Workload::Phase phase) {
   return {};
 }
 
+Timeline predict(const Plan& plan, const Setup& setup, const RunOptions& options, bool link_intervals,
+                 const std::function<void(double)>& progress) {
+  sim::SimulationOptions simulation;
+  simulation.fidelity = options.fidelity;
+  simulation.link_intervals = link_intervals;
+  simulation.progress = progress;
+  const auto kernels = cost::make_roofline(setup.cluster.gpu);
+  return sim::simulate(plan, setup.cluster, *kernels, simulation);
+}
+
+backend::Measurement measure(const Plan& plan, const Setup& setup, const RunOptions& options,
+                             const std::function<void(double)>& progress) {
+  backend::RunOptions measurement = options.measurement;
+  const auto asked = measurement.progress;
+  measurement.progress = [&](double done) {
+    progress(done);
+    return !asked || asked(done);
+  };
+  return options.executor->run(plan, {*setup.routing}, measurement);
+}
+
 // One strategy at one point.
 StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
                             const std::string& directory, const std::function<void(double)>& progress) {
@@ -51,17 +74,26 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
     out.infeasible = e.what();
     return out;
   }
-  sim::SimulationOptions simulation;
-  simulation.fidelity = options.fidelity;
-  simulation.link_intervals = !directory.empty();
-  simulation.progress = progress;
-  const auto kernels = cost::make_roofline(setup.cluster.gpu);
-  const Timeline timeline = sim::simulate(plan, setup.cluster, *kernels, simulation);
+  Timeline timeline;
+  std::string method = fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
+  if (options.executor == nullptr) {
+    timeline = predict(plan, setup, options, !directory.empty(), progress);
+  } else {
+    try {
+      out.measured = measure(plan, setup, options, progress);
+    } catch (const backend::Refused& e) {
+      out.infeasible = e.what();
+      return out;
+    }
+    timeline = out.measured->timeline;
+    method = out.measured->method;
+  }
   out.summary = summarize(plan, timeline, setup.cluster);
   if (!directory.empty()) {
     const std::string prefix = directory + "/" + chosen.label;
     write_ops_csv(prefix + ".ops.csv", plan, timeline);
     write_trace(prefix + ".trace.json", plan, timeline, setup.cluster);
+    write_timeline(timeline_file(plan, timeline, method), prefix + ".timeline.json");
   }
   return out;
 }
@@ -145,6 +177,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
   out.description = scenario.description;
   out.scenario = scenario.path;
   out.baseline = scenario.report.baseline;
+  if (options.executor != nullptr) out.executor = options.executor->name();
 
   std::vector<Setup> setups;
   setups.reserve(points.size());
@@ -170,7 +203,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
 
   std::mutex mutex;
   std::vector<double> shares(jobs.size());
-  parallel_for(static_cast<int>(jobs.size()), [&](int j) {
+  const auto run_job = [&](int j) {
     const Job& job = jobs[static_cast<std::size_t>(j)];
     const Setup& setup = setups[job.point];
     const auto progress = [&](double share) {
@@ -190,7 +223,13 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     out.points[job.point].strategies[job.strategy] =
         run_strategy(setup, setup.strategies[job.strategy], options, directory, progress);
     progress(1);
-  });
+  };
+  const int count = static_cast<int>(jobs.size());
+  if (options.executor == nullptr) {
+    parallel_for(count, run_job);
+  } else {
+    for (int j = 0; j < count; ++j) run_job(j);
+  }
   for (std::size_t p = 0; p < points.size(); ++p) rank_strategies(out.points[p], points[p].scenario);
   out.published = compare_published(scenario, out.points);
   if (!options.out_dir.empty()) write_file(options.out_dir + "/report.json", report_json(out));

@@ -1,9 +1,10 @@
-// Runs a scenario: every strategy at every point of its sweep.
+// Runs a scenario: every strategy at every point of its sweep, through the simulator or through an executor with data.
 #pragma once
 
 #include <functional>
 #include <string>
 
+#include "backend/executor.hpp"
 #include "sim/engine.hpp"
 #include "study/resolve.hpp"
 #include "study/result.hpp"
@@ -15,10 +16,13 @@ struct RunOptions {
   std::string out_dir;                // report.json, and per strategy ops.csv, trace.json, timeline; empty = no files
   std::vector<std::string> overlays;  // calibrations of the machine, after the scenario's own
   sim::Fidelity fidelity;
+  const backend::Executor* executor = nullptr;  // measures; null: the simulator predicts
+  backend::RunOptions measurement;              // of the executor; its progress is set here
   std::function<void(double share, const std::string& what)> progress;
 };
 
-// Points and strategies run on parallel threads; the result does not depend on how many.
+// Predictions run on parallel threads, and the result does not depend on how many; measurements run one after the
+// other. A strategy that the executor refuses is not possible, with its reason.
 StudyResult run_study(const Scenario& scenario, const RunOptions& options);
 
 // The plan of one strategy of a resolved scenario. Throws strategies::Infeasible.

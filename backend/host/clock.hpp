@@ -1,6 +1,8 @@
 // From what a clock saw of each op to a Timeline.
 #pragma once
 
+#include <time.h>
+
 #include <chrono>
 #include <cstdint>
 #include <vector>
@@ -14,6 +16,13 @@ using Nanoseconds = std::int64_t;
 inline Nanoseconds now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
+}
+
+// Processor time of the calling thread: what an op takes on a core that nobody else wants.
+inline Nanoseconds thread_time() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return Nanoseconds{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
 }
 
 // One op on one rank. met: all members had come (a local op: as begun); negative end: the rank took no part.

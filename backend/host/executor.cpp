@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <thread>
 
 #include "backend/host/runs.hpp"
@@ -41,9 +42,8 @@ class Recorder {
                      [&](std::size_t a, std::size_t b) { return timelines_[a].makespan < timelines_[b].makespan; });
     const bool fastest = options_.statistic == RunOptions::Statistic::minimum;
     measurement_.timeline = std::move(timelines_[order[fastest ? 0 : (order.size() - 1) / 2]]);
-    measurement_.method =
-        fmt::format("{}; {} of {} runs after {} to warm up, spread {:.0f} %", how, fastest ? "fastest" : "median",
-                    order.size(), options_.warmup, 100 * measurement_.spread());
+    measurement_.method = fmt::format("{}; {} of {} runs after {} to warm up", how, fastest ? "fastest" : "median",
+                                      order.size(), options_.warmup);
     return std::move(measurement_);
   }
 
@@ -69,7 +69,11 @@ class Host final : public Executor {
     const bool threads = options.mode == RunOptions::Mode::threads ||
                          (options.mode == RunOptions::Mode::automatic && static_cast<unsigned>(plan.ranks) <= cores());
     const Programs programs = make_programs(plan, inputs, all_ranks(plan));
-    return threads ? as_threads(plan, programs, options) : one_at_a_time(plan, programs, options);
+    Measurement out = threads ? as_threads(plan, programs, options) : one_at_a_time(plan, programs, options);
+    std::vector<std::uint64_t> hashes;
+    for (const auto& program : programs) hashes.push_back(program->memory().hash(plan));
+    out.result_hash = result_hash(hashes);
+    return out;
   }
 
  private:
@@ -93,11 +97,35 @@ class Host final : public Executor {
       }
       if (!recorder.take(composed_timeline(plan, d))) break;
     }
-    Measurement out = recorder.finish(
-        fmt::format("ops of {} ranks timed one at a time on {} cores and composed along the plan's dependencies",
-                    plan.ranks, cores()));
+    Measurement out = recorder.finish(fmt::format(
+        "processor time of the ops of {} ranks, run one at a time and composed along the plan's dependencies",
+        plan.ranks));
     if (options.statistic == RunOptions::Statistic::minimum) out.timeline = composed_timeline(plan, fastest);
     return out;
+  }
+
+  // All ranks refuse when one has to, for its memory say: the others would wait for it.
+  static Programs agreed_programs(const Plan& plan, const Inputs& inputs, Transport& transport, double patience) {
+    using Text = std::array<char, 512>;
+    Programs programs;
+    Text own{};
+    try {
+      programs = make_programs(plan, inputs, {transport.rank()});
+    } catch (const Refused& e) {
+      std::string_view(e.what()).copy(own.data(), own.size() - 1);
+    }
+    std::vector<Text> texts(static_cast<std::size_t>(transport.ranks()), own);
+    std::vector<Transport::Message> sends;
+    std::vector<Transport::Message> receives;
+    for (std::size_t r = 0; r < texts.size(); ++r) {
+      if (r == transport.rank().index()) continue;
+      sends.push_back({Rank(r), reinterpret_cast<std::byte*>(own.data()), own.size()});
+      receives.push_back({Rank(r), reinterpret_cast<std::byte*>(texts[r].data()), own.size()});
+    }
+    transport.exchange(sends, receives, patience);
+    for (std::size_t r = 0; r < texts.size(); ++r)
+      if (texts[r].front() != '\0') throw Refused(fmt::format("rank {}: {}", r, texts[r].data()));
+    return programs;
   }
 
   // This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
@@ -106,7 +134,7 @@ class Host final : public Executor {
     if (transport.ranks() != plan.ranks)
       throw Refused(fmt::format("the plan has {} ranks and {} processes were started; use 'mpirun -n {}'", plan.ranks,
                                 transport.ranks(), plan.ranks));
-    const Programs programs = make_programs(plan, inputs, {transport.rank()});
+    const Programs programs = agreed_programs(plan, inputs, transport, options.patience);
     Recorder recorder(options);
     for (int i = 0; i < recorder.wanted(); ++i) {
       const Marks own = run_process(*programs.front(), transport, options.patience);
@@ -119,10 +147,16 @@ class Host final : public Executor {
         std::copy_n(all[r].data(), std::min(all[r].size(), said.size()), reinterpret_cast<char*>(marks[r].data()));
       recorder.take(wall_timeline(plan, marks));
     }
-    return recorder.finish(fmt::format("wall time of {} processes over {}{}", plan.ranks, transport.description(),
-                                       static_cast<unsigned>(plan.ranks) > cores()
-                                           ? fmt::format(", of which {} cores run at a time", cores())
-                                           : std::string()));
+    Measurement out = recorder.finish(
+        fmt::format("wall time of {} processes over {}{}", plan.ranks, transport.description(),
+                    static_cast<unsigned>(plan.ranks) > cores() ? fmt::format(", of which {} run at a time", cores())
+                                                                : std::string()));
+    std::vector<std::uint64_t> hashes;
+    for (const std::string& said :
+         transport.gather(fmt::format("{:016x}", programs.front()->memory().hash(plan)), options.patience))
+      hashes.push_back(std::stoull(said, nullptr, 16));
+    out.result_hash = result_hash(hashes);
+    return out;
   }
 };
 

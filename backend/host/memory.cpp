@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <set>
 #include <string>
@@ -96,6 +97,23 @@ RankMemory::RankMemory(const Plan& plan, const Inputs& inputs, Rank rank) : rank
     tensors_[i].data = owned_[i].get();
     if (b.role == BufferRole::weight || b.role == BufferRole::kv_cache) fill(plan, inputs, i);
   }
+}
+
+std::uint64_t RankMemory::hash(const Plan& plan) const {
+  std::uint64_t h = 0xcbf29ce484222325ULL;  // FNV-1a over words
+  const auto add = [&](std::uint64_t word) { h = (h ^ word) * 0x100000001b3ULL, h ^= h >> 32; };
+  for (std::size_t i = 0; i < tensors_.size(); ++i) {
+    const BufferRole role = plan.buffers[i].role;
+    if (role == BufferRole::weight || role == BufferRole::gradient || role == BufferRole::optimizer) continue;
+    const auto bytes = static_cast<std::size_t>(owned_[i] ? tensors_[i].bytes() : 0);
+    add(bytes);
+    for (std::size_t at = 0; at < bytes; at += sizeof(std::uint64_t)) {
+      std::uint64_t word = 0;
+      std::memcpy(&word, owned_[i].get() + at, std::min(sizeof word, bytes - at));
+      add(word);
+    }
+  }
+  return h;
 }
 
 void RankMemory::fill(const Plan& plan, const Inputs& inputs, std::size_t buffer) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -20,6 +21,8 @@ class RankMemory {
   // Throws Refused for a number format that the host does not store.
   RankMemory(const Plan& plan, const Inputs& inputs, Rank rank);
   [[nodiscard]] const Tensor& tensor(BufferId id) const { return tensors_[id.index()]; }
+  // Of the bytes of all activations and caches.
+  [[nodiscard]] std::uint64_t hash(const Plan& plan) const;
   [[nodiscard]] Rank rank() const { return rank_; }
 
  private:

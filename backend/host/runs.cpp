@@ -152,6 +152,12 @@ Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector
   return out;
 }
 
+std::uint64_t result_hash(const std::vector<std::uint64_t>& of_ranks) {
+  std::uint64_t h = 0xcbf29ce484222325ULL;
+  for (const std::uint64_t r : of_ranks) h = (h ^ r) * 0x100000001b3ULL;
+  return h;
+}
+
 std::vector<std::vector<Nanoseconds>> run_one_at_a_time(const Programs& programs) {
   const std::size_t ops = programs.front()->ops().size();
   std::vector<std::vector<Nanoseconds>> durations(programs.size(), std::vector<Nanoseconds>(ops, -1));
@@ -162,15 +168,15 @@ std::vector<std::vector<Nanoseconds>> run_one_at_a_time(const Programs& programs
       for (std::size_t r = 0; r < programs.size(); ++r) {
         const BoundOp& op = programs[r]->ops()[i];
         if (!op.takes_part) continue;
-        const Nanoseconds begun = now();
-        if (op.kernel) op.kernel(programs[r]->scratch());
+        const Nanoseconds begun = thread_time();
+        if (phase == 0 && op.kernel) op.kernel(programs[r]->scratch());
         const Meeting& meeting = op.meeting;
         if (phase < meeting.phases.size())
           take(meeting.phases[phase], [&](std::size_t member, std::size_t piece) {
             return shared(programs[meeting.group[member].index()]->ops()[i].meeting.phases[phase], meeting.member,
                           piece);
           });
-        durations[r][i] = std::max<Nanoseconds>(durations[r][i], 0) + now() - begun;
+        durations[r][i] = std::max<Nanoseconds>(durations[r][i], 0) + thread_time() - begun;
       }
   }
   return durations;

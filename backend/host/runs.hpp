@@ -16,7 +16,10 @@ using Programs = std::vector<std::unique_ptr<Program>>;
 // Binds the plan for the given ranks, on parallel threads. Throws Refused when it cannot run here or does not fit.
 Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks);
 
-// Every op on every rank, one after the other. Returns [rank][op] durations.
+// Combined over ranks, in their order.
+std::uint64_t result_hash(const std::vector<std::uint64_t>& of_ranks);
+
+// Every op on every rank, one after the other, in processor time. Returns [rank][op] durations.
 std::vector<std::vector<Nanoseconds>> run_one_at_a_time(const Programs& programs);
 
 // `runs` runs with a thread for each rank; after each, done(marks of [rank][op]) decides whether there is another. An

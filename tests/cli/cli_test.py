@@ -102,6 +102,52 @@ class Cli(unittest.TestCase):
             self.assertEqual(run("plan", scenario, "--strategy", "expert_parallel", "-o", out).returncode, 0)
             self.assertEqual(json.loads(out.read_text())["ranks"], 8)
 
+    def test_the_loop_on_this_machine(self):
+        """simulate, run and compare of one scenario: the same ops, and the bytes that ranks compute do not depend on
+        how they run."""
+        scenario = SOURCE / "tests/cli/host_tiny.toml"
+        with tempfile.TemporaryDirectory() as d:
+            d = pathlib.Path(d)
+            self.assertEqual(run("simulate", scenario, "--out", d / "p").returncode, 0)
+            reports = []
+            for mode in ("threads", "one-at-a-time"):
+                r = run("run", scenario, "--repeat", 2, "--mode", mode, "--out", d / mode)
+                self.assertEqual(r.returncode, 0, r.stderr)
+                self.assertIn("measured by host", r.stdout)
+                reports.append(json.loads((d / mode / "report.json").read_text()))
+            clocks = [{s["measured"]["clock"] for s in x["points"][0]["strategies"]} for x in reports]
+            self.assertEqual(clocks, [{"measured_wall"}, {"measured_composed"}])
+            hashes = [{s["strategy"]: s["measured"]["result_hash"] for s in x["points"][0]["strategies"]}
+                      for x in reports]
+            self.assertEqual(hashes[0], hashes[1])
+            self.assertEqual(len(set(hashes[0].values())), 3)
+            for s in reports[1]["points"][0]["strategies"]:
+                self.assertEqual(len(s["measured"]["runs_us"]), 2)
+                self.assertAlmostEqual(sum(s["parts_us"].values()), s["step_us"], places=3)
+            r = run("compare", d / "p", d / "one-at-a-time", "--tolerance", 10, "--json")
+            self.assertIn(r.returncode, (0, 1), r.stderr)
+            self.assertEqual(len(json.loads(r.stdout)["strategies"]), 3)
+            one = "expert_parallel.timeline.json"
+            self.assertEqual(run("compare", d / "p" / one, d / "p" / one, "--tolerance", 0).returncode, 0)
+            r = run("compare", d / "p" / one, d / "threads" / "tensor_parallel.timeline.json")
+            self.assertEqual(r.returncode, 2)
+            self.assertIn("is predicted only", r.stderr)
+
+    def test_run_refuses_what_it_cannot(self):
+        tiny = (SOURCE / "tests/cli/host_tiny.toml").read_text().replace("../../", str(SOURCE) + "/")
+        with tempfile.TemporaryDirectory() as d:
+            path = pathlib.Path(d) / "s.toml"
+            path.write_text(tiny.replace('machine = "host"', 'machine = "h100_sxm"').replace('activations = "f32"', 'activations = "f32"\nweights = "fp8"'))
+            r = run("run", path)
+            self.assertEqual(r.returncode, 1)
+            self.assertIn("the host computes with f32, bf16 and f16", r.stdout)
+            path.write_text(tiny.replace("sequences = 4", "sequences = 8000000"))
+            r = run("run", path)
+            self.assertEqual(r.returncode, 1)
+            self.assertRegex(r.stdout, "ranks of this plan need .* of memory on the host")
+        self.assertEqual(run("run", SOURCE / "tests/cli/host_tiny.toml", "--backend", "hots").returncode, 2)
+        self.assertEqual(run("run", "/no/such.toml").returncode, 2)
+
     def test_lists(self):
         for what, name in (("models", "deepseek-v3"), ("machines", "h200_sxm"), ("strategies", "expert_sharding"),
                            ("routing", "lognormal")):

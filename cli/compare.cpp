@@ -1,0 +1,55 @@
+#include "study/compare.hpp"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+
+#include "cli/verbs.hpp"
+
+namespace moesim::cli {
+
+void add_compare(CLI::App& app, Run& run) {
+  struct Args {
+    std::string predicted;
+    std::string measured;
+    study::CompareOptions options;
+    bool json = false;
+  };
+  using By = study::CompareOptions::By;
+  CLI::App* verb = app.add_subcommand("compare", "Join predicted with measured times, op for op");
+  const auto args = std::make_shared<Args>();
+  const std::map<std::string, By> by{
+      {"op", By::op}, {"layer", By::layer}, {"rank", By::rank}, {"strategy", By::strategy}};
+  verb->add_option("predicted", args->predicted, "A .timeline.json, or a directory of them ('moesim simulate --out')")
+      ->required();
+  verb->add_option("measured", args->measured, "The same of 'moesim run --out'")->required();
+  verb->add_option("--tolerance", args->options.tolerance,
+                   "Largest end-to-end error; strategies closer to each other than this have no order")
+      ->check(CLI::Range(0.0, 10.0))
+      ->capture_default_str();
+  verb->add_option("--by", args->options.by, "Rows: kinds of op, layers, ranks or strategies")
+      ->transform(CLI::CheckedTransformer(by))
+      ->default_str("op");
+  verb->add_option("--worst", args->options.worst, "Ops listed by name")
+      ->check(CLI::Range(0, 1000))
+      ->capture_default_str();
+  verb->add_flag("--json", args->json, "Print JSON instead of tables");
+  verb->footer(R"(Example, as a regression test:
+  moesim simulate s.toml --machine this.fit.toml --out predicted
+  moesim run s.toml --out measured
+  moesim compare predicted measured --tolerance 0.25
+
+Exit codes: 0 every end-to-end error is within the tolerance and no two strategies farther apart than it are predicted
+the wrong way round; 1 otherwise; 2 files that cannot be read or do not match op for op.)");
+  verb->callback([args, &run] {
+    run = [args] {
+      const study::Comparison c =
+          study::compare(study::read_timelines(args->predicted), study::read_timelines(args->measured), args->options);
+      fmt::print("{}", args->json ? study::to_json(c) : study::render(c));
+      return c.passed() ? Exit::ok : Exit::no;
+    };
+  });
+}
+
+}  // namespace moesim::cli
