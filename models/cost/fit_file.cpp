@@ -9,6 +9,7 @@
 #include "models/cost/collective_model.hpp"
 #include "models/cost/exchange_model.hpp"
 #include "models/cost/expert_model.hpp"
+#include "models/cost/host_model.hpp"
 #include "moesim/error.hpp"
 #include "support/files.hpp"
 #include "support/toml_reader.hpp"
@@ -38,6 +39,12 @@ std::string_view find_meaning(std::span<const Field<P>> fields, std::string_view
 }
 
 std::string_view meaning(const FitEntry& entry, std::string_view name) {
+  if (entry.schema == host_schema) {
+    for (const HostKernel kernel : all_host_kernels)
+      for (const HostTerm& t : host_terms(kernel))
+        if (entry.variant == to_string(kernel) && t.name == name) return t.meaning;
+    return {};
+  }
   if (entry.schema == "nccl") return find_meaning(collective_fields(), name);
   if (entry.schema == "deepep") {
     const std::string_view m = find_meaning(low_latency_fields(), name);
