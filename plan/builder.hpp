@@ -27,6 +27,9 @@ class PlanBuilder {
   // Adds to the plan's totals of routed and dropped token copies.
   void count_copies(std::int64_t routed, std::int64_t dropped);
 
+  // Adds to the plan's options what a strategy found out by itself.
+  void describe(const std::map<std::string, std::string>& facts) { plan_.options.insert(facts.begin(), facts.end()); }
+
   [[nodiscard]] const Plan& plan() const { return plan_; }
   // The finished plan. Throws std::logic_error with all faults(): a strategy made them.
   [[nodiscard]] Plan finish() &&;

@@ -99,7 +99,7 @@ std::int64_t capacity(const TokenRanges& sources, const MoeBlock& block, const E
 }  // namespace
 
 std::vector<OptionSpec> exchange_option_specs() {
-  return {
+  std::vector<OptionSpec> out{
       {"capacity_factor", 0.0, "copies per expert and source, as a multiple of the mean; 0 = dropless", 0, 1e6, {}},
       {"min_capacity", std::int64_t{4}, "smallest capacity (DeepSpeed's min_capacity)", 0, 1e6, {}},
       {"once_per_rank", false, "send a token once to a rank however many of its experts are there (DeepEP)", 0, 0, {}},
@@ -133,8 +133,9 @@ std::vector<OptionSpec> exchange_option_specs() {
        0,
        0,
        {"activations", "fp8", "bf16", "f16", "f32"}},
-      {"placement", std::string("contiguous"), "which experts a rank holds", 0, 0, {"contiguous", "round_robin"}},
   };
+  for (OptionSpec& spec : expert_map_option_specs()) out.push_back(std::move(spec));
+  return out;
 }
 
 ExchangeOptions exchange_options(const Options& options, const Workload& workload) {
@@ -152,35 +153,9 @@ ExchangeOptions exchange_options(const Options& options, const Workload& workloa
   return out;
 }
 
-ExpertPlacement place(const Options& options, const MoeBlock& block, int members) {
-  const auto experts = static_cast<int>(block.experts);
-  return options.text("placement") == "round_robin" ? round_robin_placement(experts, members)
-                                                    : contiguous_placement(experts, members);
-}
-
-Table route_to_slots(const Table& counts, const Plan& plan, const ExpertPlacement& placement) {
-  const bool of_ranks = counts.rows() == plan.ranks;
-  std::vector<std::vector<int>> slots_of(static_cast<std::size_t>(counts.cols()));
-  for (int s = 0; s < placement.slots(); ++s)
-    slots_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()].push_back(s);
-  Table out(plan.ranks, placement.slots());
-  for (int r = 0; r < plan.ranks; ++r) {
-    const int source = of_ranks ? r : plan.owner_of_rank[static_cast<std::size_t>(r)];
-    const auto copies = counts.row(source);
-    for (std::size_t e = 0; e < copies.size(); ++e) {
-      const auto replicas = static_cast<std::int32_t>(slots_of[e].size());
-      for (std::int32_t i = 0; i < replicas; ++i) {
-        const auto rotated = (i + source) % replicas;
-        out.at(r, slots_of[e][static_cast<std::size_t>(i)]) =
-            copies[e] / replicas + (rotated < copies[e] % replicas ? 1 : 0);
-      }
-    }
-  }
-  return out;
-}
-
-BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertPlacement& placement,
-                  int slices, const ExchangeOptions& options) {
+BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertMaps& maps, int slices,
+                  const ExchangeOptions& options) {
+  const ExpertPlacement& placement = maps.layers[static_cast<std::size_t>(moe.index)];
   PlanBuilder& b = t.plan();
   const Plan& plan = b.plan();
   const MoeBlock& block = *moe.block;
@@ -198,7 +173,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
 
   // ---- who sends what to whom ----
   const TokenRanges sources = sources_of(plan, shares);
-  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, sources), plan, placement);
+  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, sources), plan, groups, placement, maps);
   const std::int64_t cap = capacity(sources, block, options);
   std::int64_t dropped = 0;
   for (int r = 0; r < t.ranks(); r += shares > 1 ? 1 : t.tp())
@@ -210,16 +185,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     std::ranges::fill(routed.row(0), static_cast<std::int32_t>(cap));
   }
   Table pairs = pair_counts(routed, placement);
-  if (once_per_rank) {
-    if (placement.slots() != block.experts) throw Infeasible("once_per_rank does not go with replicated experts");
-    std::vector<int> bin_of(static_cast<std::size_t>(block.experts));
-    for (int j = 0; j < members; ++j)
-      for (int s = placement.slot_begin[static_cast<std::size_t>(j)];
-           s < placement.slot_begin[static_cast<std::size_t>(j) + 1]; ++s)
-        bin_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()] = j;
-    pairs = distinct_counts(t.input().routing, moe.index, sources, bin_of, members);
-    if (shares == 1) pairs = by_rank(pairs, plan);
-  }
+  if (once_per_rank) pairs = tokens_to_members(t.input().routing, moe.index, sources, plan, groups, placement, routed);
   const TableId sent_id = b.table(pairs);
   const TableId returned_id = b.table(transposed(pairs, groups, t.ranks()));
   const TableId arrived_id = b.table(expert_rows(routed, groups, placement, t.ranks()));

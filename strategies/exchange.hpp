@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "strategies/expert_maps.hpp"
 #include "strategies/transformer.hpp"
 
 namespace moesim::strategies {
@@ -28,17 +29,9 @@ struct ExchangeOptions {
 std::vector<OptionSpec> exchange_option_specs();
 ExchangeOptions exchange_options(const Options& options, const Workload& workload);
 
-// Experts of one block over the members of a group, as the options say.
-ExpertPlacement place(const Options& options, const MoeBlock& block, int members);
-
-// Which copies go where: a row of counts per rank for the slots of its group, from a row per rank or per token owner.
-// Replicas of an expert share its copies evenly, in token order; the remainder rotates with the source so that no
-// replica is preferred.
-Table route_to_slots(const Table& counts, const Plan& plan, const ExpertPlacement& placement);
-
 // The routed experts of one layer, exchanged inside `groups`; each expert's columns are sliced over `slices` ranks.
-// Every group places the experts by `placement` over its members. Returns [token rows, hidden].
-BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertPlacement& placement,
-                  int slices, const ExchangeOptions& options);
+// Every group places the experts by `maps` over its members. Returns [token rows, hidden].
+BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertMaps& maps, int slices,
+                  const ExchangeOptions& options);
 
 }  // namespace moesim::strategies

@@ -9,10 +9,10 @@ static Plan plan_expert_parallel(const Input& in) {
   const ExchangeOptions options = exchange_options(in.options, in.workload);
   // Groups repeat with replicated experts.
   const Groups groups = consecutive_groups(in.cluster.ranks(), in.options.integer("size"));
+  const ExpertMaps maps = expert_maps(in, groups);
   Transformer t(in, 1);
-  return std::move(t).build([&](const MoeLayer& moe) {
-    return exchange(t, moe, groups, place(in.options, *moe.block, static_cast<int>(groups.front().size())), 1, options);
-  });
+  t.plan().describe(maps.origin);
+  return std::move(t).build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, 1, options); });
 }
 
 Strategy expert_parallel() {

@@ -15,9 +15,9 @@ static Plan plan_expert_tensor_parallel(const Input& in) {
   Transformer t(in, tp);
   Groups groups(static_cast<std::size_t>(tp));
   for (int r = 0; r < ranks; ++r) groups[static_cast<std::size_t>(r % tp)].emplace_back(r);
-  return std::move(t).build([&](const MoeLayer& moe) {
-    return exchange(t, moe, groups, place(in.options, *moe.block, ranks / tp), tp, options);
-  });
+  const ExpertMaps maps = expert_maps(in, groups);
+  t.plan().describe(maps.origin);
+  return std::move(t).build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, tp, options); });
 }
 
 Strategy expert_tensor_parallel() {

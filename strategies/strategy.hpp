@@ -27,6 +27,7 @@ struct OptionSpec {
   double min = 0;  // for numbers
   double max = 1e18;
   std::vector<std::string> choices;  // for text; empty = any
+  bool file = false;                 // text that names a file; the scenario reader makes its path complete
 };
 
 // Resolved options: every declared name has a value of its type, inside its bounds.
@@ -55,7 +56,8 @@ struct Input {
   const Workload& workload;
   const Routing& routing;
   const Options& options;
-  std::string label;  // the strategy's name in the report
+  std::string label;                 // the strategy's name in the report
+  const Routing* history = nullptr;  // earlier tokens, which placements are planned on; none: the routing itself
 };
 
 struct Strategy {

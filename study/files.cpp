@@ -39,6 +39,7 @@ ordered_json to_json(const StrategyResult& r) {
     out["why_not"] = r.infeasible;
     return out;
   }
+  if (!r.placement.empty()) out["placement"] = r.placement;
   const Summary& s = r.summary;
   out["step_us"] = to_microseconds(s.step);
   out["moe_layer_us"] = to_microseconds(s.moe_layer);

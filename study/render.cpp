@@ -79,6 +79,8 @@ void strategies(const StudyResult& study, const PointResult& point, std::string&
       methods.push_back(s.measured->method);
   for (const std::string_view m : methods) out += fmt::format("measured by {}: {}\n", study.executor, m);
   for (const StrategyResult& s : point.strategies)
+    if (!s.placement.empty()) out += fmt::format("{}: {}\n", s.label, s.placement);
+  for (const StrategyResult& s : point.strategies)
     if (!s.infeasible.empty()) out += fmt::format("{}: not possible: {}\n", s.label, s.infeasible);
 }
 

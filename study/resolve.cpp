@@ -4,13 +4,18 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 
 #include "models/arch/zoo.hpp"
+#include "models/load/part.hpp"
 #include "models/load/trace.hpp"
 #include "study/scenario_reader.hpp"
 
 namespace moesim::study {
 namespace {
+
+// Loads of a million tokens are exact to a fraction of a percent; more only cost time.
+constexpr std::int64_t most_planned_tokens = std::int64_t{1} << 20;
 
 // Runs every step, whatever went wrong in others, and then throws all faults together.
 class Faults {
@@ -121,25 +126,56 @@ load::RoutingShape routing_shape(const Scenario& s, const Model& model, const Wo
   return shape;
 }
 
-std::unique_ptr<const Routing> make_routing(const Scenario& s, const Model& model, const Workload& w) {
+load::TraceSpec trace_spec(const Scenario& s, const load::RoutingShape& shape) {
   const RoutingChoice& r = s.routing;
+  load::TraceSpec trace;
+  trace.path = r.trace;
+  trace.shape = shape;
+  trace.repeat = r.repeat;
+  trace.layers = r.cycle_layers ? load::LayerMap::cycle : load::LayerMap::exact;
+  trace.window = {r.window_first, r.window_count};
+  trace.seed = r.synthetic.seed;
+  return trace;
+}
+
+std::unique_ptr<const Routing> make_routing(const Scenario& s, const Model& model, const Workload& w) {
   const load::RoutingShape shape = routing_shape(s, model, w);
-  if (!r.trace.empty()) {
-    load::TraceSpec trace;
-    trace.path = r.trace;
-    trace.shape = shape;
-    trace.repeat = r.repeat;
-    trace.layers = r.cycle_layers ? load::LayerMap::cycle : load::LayerMap::exact;
-    trace.window = {r.window_first, r.window_count};
-    trace.seed = r.synthetic.seed;
-    return load::open_trace(trace);
-  }
-  load::SyntheticSpec spec = r.synthetic;
+  if (!s.routing.trace.empty()) return load::open_trace(trace_spec(s, shape));
+  load::SyntheticSpec spec = s.routing.synthetic;
   spec.shape = shape;
   std::vector<Diagnostic> faults = load::faults(spec);
   for (Diagnostic& d : faults) d.place = s.place("routing.law");
   if (!faults.empty()) throw InputError(std::move(faults));
   return load::make_synthetic(spec);
+}
+
+// A law's other tokens, or the trace's other window. Without noise a law has no other tokens.
+std::unique_ptr<const Routing> make_history(const Scenario& s, const Model& model, const Workload& w) {
+  load::RoutingShape shape = routing_shape(s, model, w);
+  if (!s.routing.trace.empty()) {
+    if (!s.routing.plan_window) return nullptr;
+    load::TraceSpec trace = trace_spec(s, shape);
+    trace.shape.tokens = 0;
+    trace.window = *s.routing.plan_window;
+    return load::open_trace(trace);
+  }
+  if (s.routing.synthetic.sampling == load::Sampling::expected) return nullptr;
+  load::SyntheticSpec spec = s.routing.synthetic;
+  spec.shape = shape;
+  spec.first_token = shape.tokens;
+  return std::make_unique<load::Part>(load::make_synthetic(spec), 0, std::min(shape.tokens, most_planned_tokens));
+}
+
+// Paths are relative to the scenario.
+std::string file_path(const Scenario& s, const OptionValue& option) {
+  namespace fs = std::filesystem;
+  const fs::path given = std::get<std::string>(option.value);
+  const fs::path full = given.is_absolute() ? given : fs::path(s.path).parent_path() / given;
+  std::error_code ec;
+  if (!fs::is_regular_file(full, ec))
+    throw InputError(option.place, fmt::format("'{}': no such file: {}", option.key, full.string()),
+                     "paths are relative to the scenario file");
+  return full.string();
 }
 
 std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
@@ -169,6 +205,8 @@ std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
                                  : fmt::format("its options: {}", fmt::join(names, ", ")));
       } else if (const std::string why = strategies::misfit(*spec, option.value); !why.empty()) {
         faults.add(option.place, fmt::format("'{}' {}", option.key, why));
+      } else if (spec->file) {
+        faults.attempt([&] { given.emplace(option.key, file_path(s, option)); });
       } else {
         given.emplace(option.key, option.value);
       }
@@ -219,7 +257,11 @@ Setup resolve(const Scenario& s) {
   bool workload = false;
   if (cluster) workload = faults.attempt([&] { out.workload = whole_workload(s, out.cluster.ranks()); });
   if (model) check_phase(s, out.model, s.workload.workload, faults);
-  if (model && workload) faults.attempt([&] { out.routing = make_routing(s, out.model, out.workload); });
+  if (model && workload)
+    faults.attempt([&] {
+      out.routing = make_routing(s, out.model, out.workload);
+      out.history = make_history(s, out.model, out.workload);
+    });
   faults.attempt([&] { out.strategies = resolve_strategies(s); });
   faults.throw_if_any();
   return out;

@@ -25,6 +25,7 @@ struct Setup {
   Cluster cluster;
   Workload workload;  // sequences over all GPUs
   std::unique_ptr<const Routing> routing;
+  std::unique_ptr<const Routing> history;  // what placements are planned on; none: routing itself
   std::vector<ResolvedStrategy> strategies;  // in the scenario's order
 };
 

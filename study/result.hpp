@@ -18,6 +18,7 @@ namespace moesim::study {
 struct StrategyResult {
   std::string label;
   std::string kind;
+  std::string placement;   // how solvers placed the experts, and on which tokens; empty: in order
   std::string infeasible;  // why there is no result; empty where there is one
   Summary summary;
   std::optional<backend::Measurement> measured;  // where the summary is of a measurement

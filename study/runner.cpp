@@ -61,6 +61,20 @@ backend::Measurement measure(const Plan& plan, const Setup& setup, const RunOpti
   return options.executor->run(plan, {*setup.routing}, measurement);
 }
 
+// What a plan says about the making of its expert maps.
+std::string placement_of(const Plan& plan) {
+  const auto option = [&](const char* name) {
+    const auto at = plan.options.find(name);
+    return at == plan.options.end() ? std::string() : at->second;
+  };
+  if (!option("map").empty()) return fmt::format("experts placed as in {}", option("map"));
+  if (option("planned_on").empty()) return {};
+  const std::string path = option("placement_path");
+  return fmt::format("experts placed by {}{}, {} replicas a layer, planned on {}; max/mean there {}",
+                     option("placement"), path.empty() ? "" : fmt::format(" ({})", path), option("replicas"),
+                     option("planned_on"), option("planned_max_over_mean"));
+}
+
 // One strategy at one point.
 StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
                             const std::string& directory, const std::function<void(double)>& progress) {
@@ -74,6 +88,7 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
     out.infeasible = e.what();
     return out;
   }
+  out.placement = placement_of(plan);
   Timeline timeline;
   std::string method = fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
   if (options.executor == nullptr) {
@@ -163,8 +178,8 @@ double metric_value(const StrategyResult& result, std::string_view metric) {
 }
 
 Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy) {
-  return strategy.strategy->plan(
-      {setup.model, setup.cluster, setup.workload, *setup.routing, strategy.options, strategy.label});
+  return strategy.strategy->plan({setup.model, setup.cluster, setup.workload, *setup.routing, strategy.options,
+                                  strategy.label, setup.history.get()});
 }
 
 StudyResult run_study(const Scenario& scenario, const RunOptions& options) {

@@ -13,6 +13,7 @@
 #include "models/arch/overrides.hpp"
 #include "models/hardware/machine.hpp"
 #include "models/load/synthetic.hpp"
+#include "models/load/window.hpp"
 #include "moesim/workload.hpp"
 #include "support/toml_reader.hpp"
 
@@ -46,12 +47,13 @@ struct WorkloadChoice {
 };
 
 struct RoutingChoice {
-  load::SyntheticSpec synthetic;  // its shape follows from model and workload
-  std::string trace;              // path; empty = synthetic
-  bool repeat = false;            // a trace that is shorter than the workload starts again
-  bool cycle_layers = false;      // layers of the trace stand for more layers of the model, in turn
-  std::int64_t window_first = 0;  // the part of the trace that is used; negative: from its end
-  std::int64_t window_count = 0;  // 0 = all of it
+  load::SyntheticSpec synthetic;            // its shape follows from model and workload
+  std::string trace;                        // path; empty = synthetic
+  bool repeat = false;                      // a trace that is shorter than the workload starts again
+  bool cycle_layers = false;                // layers of the trace stand for more layers of the model, in turn
+  std::int64_t window_first = 0;            // the part of the trace that is used; negative: from its end
+  std::int64_t window_count = 0;            // 0 = all of it
+  std::optional<load::Window> plan_window;  // the part that placements are planned on; none: the one that is used
 };
 
 // Options stay as written, with their places: only the strategy knows which it has.

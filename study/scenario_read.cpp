@@ -174,7 +174,8 @@ void ScenarioReader::routing(TomlTable t) {
   std::int64_t seed = 0;
   if (t.maybe("seed", seed)) r.synthetic.seed = static_cast<std::uint64_t>(seed);
   if (!t.has("trace")) {
-    for (const std::string_view key : {"repeat", "layers", "window"}) t.forbid(key, "it belongs to a trace");
+    for (const std::string_view key : {"repeat", "layers", "window", "plan_window"})
+      t.forbid(key, "it belongs to a trace");
     law(t);
     return;
   }
@@ -185,6 +186,12 @@ void ScenarioReader::routing(TomlTable t) {
   constexpr std::int64_t end = std::numeric_limits<std::int64_t>::max();
   window.maybe("first", r.window_first, {-end, end});
   window.maybe("count", r.window_count, {1, end});
+  if (t.has("plan_window")) {
+    TomlTable plan = t.table("plan_window");
+    r.plan_window.emplace();
+    plan.maybe("first", r.plan_window->first, {-end, end});
+    plan.maybe("count", r.plan_window->count, {1, end});
+  }
   t.forbid("law", "routing comes from a law or from a trace, not from both");
   for (const std::string_view key : {"order", "sampling", "affinity"})
     t.forbid(key, "a trace says itself what the router decided");

@@ -71,6 +71,20 @@ std::optional<MapFormat> parse_map_format(std::string_view name) {
   return std::nullopt;
 }
 
+MapInfo info_of(const Model& model, const ClusterShape& shape) {
+  MapInfo out;
+  out.model = model.name;
+  out.gpus = shape.gpus;
+  out.nodes = shape.nodes;
+  out.hidden_layers = static_cast<int>(model.layers.size());
+  for (int l = 0; l < out.hidden_layers; ++l)
+    if (const auto& moe = model.layers[at(l)].moe) {
+      out.moe_layers.push_back(l);
+      out.experts = static_cast<int>(moe->experts);
+    }
+  return out;
+}
+
 std::string map_text(const LayerMaps& maps, const MapInfo& info, MapFormat format) {
   std::vector<std::string> rows;
   for (const ExpertPlacement& map : maps) rows.push_back(row_text(map));

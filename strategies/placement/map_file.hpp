@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "moesim/model.hpp"
 #include "strategies/placement/problem.hpp"
 
 namespace moesim::placement {
@@ -32,6 +33,8 @@ struct MapInfo {
   int hidden_layers = 0;        // transformer layers
   std::vector<int> moe_layers;  // [MoE layers] which transformer layers they are; empty = all, in order
 };
+
+MapInfo info_of(const Model& model, const ClusterShape& shape);  // without a method
 
 std::string map_text(const LayerMaps& maps, const MapInfo& info, MapFormat format);  // throws InputError: see above
 void write_map(const std::string& path, const LayerMaps& maps, const MapInfo& info, MapFormat format);

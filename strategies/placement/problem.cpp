@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "moesim/error.hpp"
 
@@ -11,6 +12,39 @@ namespace moesim::placement {
 
 std::string_view to_string(Mode mode) { return mode == Mode::return_home ? "return_home" : "stay"; }
 std::string_view to_string(Dispatch dispatch) { return dispatch == Dispatch::even ? "even" : "local_first"; }
+
+namespace {
+
+// What every member of the first node achieves at once towards its counterpart `distance` members on.
+BytesPerSecond shared_rate(const Topology& topology, std::span<const Rank> members, std::size_t sources,
+                           std::size_t distance) {
+  std::vector<int> users(topology.links().size());
+  for (std::size_t i = 0; i < sources; ++i)
+    for (const LinkId link : topology.route(members[i], members[i + distance])) ++users[link.index()];
+  double least = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < sources; ++i)
+    for (const LinkId link : topology.route(members[i], members[i + distance]))
+      least = std::min(least, topology.links()[link.index()].capacity.value() / users[link.index()]);
+  return BytesPerSecond(least);
+}
+
+}  // namespace
+
+ClusterShape shape_of(const Cluster& cluster, std::span<const Rank> members) {
+  ClusterShape out;
+  out.gpus = static_cast<int>(members.size());
+  const auto node_of = [&](std::size_t i) { return members[i].value() / cluster.gpus_per_node; };
+  std::size_t each = 0;  // members on the first node
+  while (each < members.size() && node_of(each) == node_of(0)) ++each;
+  bool even = members.size() % each == 0;
+  for (std::size_t i = 0; even && i < members.size(); ++i)
+    even = node_of(i) == node_of(i / each * each) && (i / each == 0 || node_of(i) > node_of(i / each * each - 1));
+  if (even) out.nodes = static_cast<int>(members.size() / each);
+  if (each > 1) out.intra = shared_rate(*cluster.topology, members, 1, 1);
+  if (out.nodes > 1) out.inter = shared_rate(*cluster.topology, members, each, each);
+  if (each == 1) out.intra = out.inter;
+  return out;
+}
 
 Loads::Loads(int layers, int experts)
     : layers_(layers),

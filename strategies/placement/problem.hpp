@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "moesim/machine.hpp"
 #include "moesim/placement.hpp"
 #include "moesim/routing.hpp"
 #include "moesim/table.hpp"
@@ -41,6 +42,10 @@ struct ClusterShape {
   [[nodiscard]] int node_of(int gpu) const { return gpu / gpus_per_node(); }
   [[nodiscard]] int slots() const { return gpus * slots_per_gpu; }
 };
+
+// The GPUs `members` of a cluster, without slots. They are on several nodes where these hold equal numbers of them, in
+// order; else they count as one node. Bandwidths are what links achieve, a NIC's shared by the GPUs that use it.
+ClusterShape shape_of(const Cluster& cluster, std::span<const Rank> members);
 
 // Token copies per expert, [layers, experts]. Real numbers, so that a law's weights will do.
 class Loads {
