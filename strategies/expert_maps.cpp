@@ -69,14 +69,14 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups) {
   out.dispatch = in.options.text("replica_choice") == "even" ? Dispatch::even : Dispatch::local_first;
   out.node_of_member = nodes_of(in.cluster, members);
 
-  placement::ClusterShape shape = placement::shape_of(in.cluster, members);
   const std::string& file = in.options.text("map");
   const Method method = *placement::parse_method(in.options.text("placement"));
   const auto replicas = static_cast<int>(in.options.integer("replicas"));
   if (!file.empty()) {
     if (method != Method::contiguous || replicas != 0)
       throw Infeasible("a map file says itself where experts and replicas are: leave out placement and replicas");
-    const placement::MapRead read = placement::read_map(file, placement::info_of(in.model, shape));
+    const placement::MapRead read =
+        placement::read_map(file, placement::info_of(in.model, placement::shape_of(in.cluster, members)));
     out.layers = read.maps;
     return out;
   }
@@ -89,6 +89,7 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups) {
   }
   if (replicas > 0 && method == Method::moetuner) throw Infeasible("moetuner makes no replicas");
   try {
+    placement::ClusterShape shape = placement::shape_of(in.cluster, members);
     shape.slots_per_gpu =
         method == Method::moetuner ? (experts + gpus - 1) / gpus : placement::slots_for(experts, gpus, replicas);
     const Routing& history = in.history != nullptr ? *in.history : in.routing;

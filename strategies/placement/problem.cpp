@@ -40,6 +40,7 @@ ClusterShape shape_of(const Cluster& cluster, std::span<const Rank> members) {
   for (std::size_t i = 0; even && i < members.size(); ++i)
     even = node_of(i) == node_of(i / each * each) && (i / each == 0 || node_of(i) > node_of(i / each * each - 1));
   if (even) out.nodes = static_cast<int>(members.size() / each);
+  if (!cluster.topology) return out;
   if (each > 1) out.intra = shared_rate(*cluster.topology, members, 1, 1);
   if (out.nodes > 1) out.inter = shared_rate(*cluster.topology, members, each, each);
   if (each == 1) out.intra = out.inter;

@@ -44,7 +44,8 @@ struct ClusterShape {
 };
 
 // The GPUs `members` of a cluster, without slots. They are on several nodes where these hold equal numbers of them, in
-// order; else they count as one node. Bandwidths are what links achieve, a NIC's shared by the GPUs that use it.
+// order; else they count as one node. Bandwidths are what links achieve, a NIC's shared by the GPUs that use it (the
+// defaults in a cluster without wires).
 ClusterShape shape_of(const Cluster& cluster, std::span<const Rank> members);
 
 // Token copies per expert, [layers, experts]. Real numbers, so that a law's weights will do.
