@@ -39,6 +39,8 @@ int main(int argc, char** argv) {
   cli::add_check(app, run);
   cli::add_plan(app, run);
   cli::add_fit(app, run);
+  cli::add_calibrate(app, run);
+  cli::add_validate(app, run);
   cli::add_list(app, run);
   try {
     app.parse(argc, argv);

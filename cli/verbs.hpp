@@ -20,9 +20,11 @@ using Run = std::function<int()>;  // returns an Exit
 void add_simulate(CLI::App& app, Run& run);
 void add_run(CLI::App& app, Run& run);
 void add_compare(CLI::App& app, Run& run);
+void add_calibrate(CLI::App& app, Run& run);
 void add_check(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
 void add_fit(CLI::App& app, Run& run);
 void add_list(CLI::App& app, Run& run);
+void add_validate(CLI::App& app, Run& run);
 
 }  // namespace moesim::cli

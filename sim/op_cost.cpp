@@ -25,12 +25,15 @@ void OpCosts::append(OpCost& out, const cost::KernelCost& kernel, Math math, int
   out.bytes += kernel.bytes;
   for (int i = 1; i < launches; ++i) out.kernels.push_back(cluster_.gpu.kernel_floor);
   out.kernels.push_back(kernel.duration);
+  out.log_sigma += kernel.log_sigma * to_seconds(kernel.duration);  // finish() divides
+  out.in_range = out.in_range && kernel.in_range;
 }
 
 // Fractions of the peaks that the kernels use while they run.
 void OpCosts::finish(OpCost& out, Math math) const {
   const Picoseconds device = out.device();
   if (device.value() == 0) return;
+  out.log_sigma /= to_seconds(device);
   const Gpu& gpu = cluster_.gpu;
   const auto share = [&](Picoseconds at_peak, double efficiency) {
     return std::min(1.0, at_peak / device / efficiency);

@@ -16,7 +16,9 @@ struct OpCost {
   std::int64_t launches = 0;         // framework operations that the host issues
   Flops flops;
   Bytes bytes;
-  Demand demand;  // of the kernels alone, averaged over their time
+  Demand demand;         // of the kernels alone, averaged over their time
+  double log_sigma = 0;  // of ln(true / predicted), errors of the op's kernels being one; 0 = not calibrated
+  bool in_range = true;  // all kernels are inside what the calibration has seen
   [[nodiscard]] Picoseconds device() const;
 };
 

@@ -33,6 +33,13 @@ ordered_json to_json(const backend::Measurement& m) {
           {"result_hash", fmt::format("{:016x}", m.result_hash)}};
 }
 
+// The 90 % interval; null without a calibration.
+ordered_json bounds(Picoseconds time, const Interval& interval) {
+  if (interval.log_sigma <= 0) return nullptr;
+  const double us = to_microseconds(time);
+  return {us / interval.reach(), us * interval.reach()};
+}
+
 ordered_json to_json(const StrategyResult& r) {
   ordered_json out = {{"strategy", r.label}, {"kind", r.kind}, {"possible", r.infeasible.empty()}};
   if (!r.infeasible.empty()) {
@@ -44,6 +51,9 @@ ordered_json to_json(const StrategyResult& r) {
   out["step_us"] = to_microseconds(s.step);
   out["moe_layer_us"] = to_microseconds(s.moe_layer);
   if (r.measured) out["measured"] = to_json(*r.measured);
+  out["step_us_90"] = bounds(s.step, s.step_interval);
+  out["moe_layer_us_90"] = bounds(s.moe_layer, s.moe_layer_interval);
+  out["outside_calibrated_range"] = s.outside;
   out["speedup"] = r.to_baseline;
   out["moe_layer_speedup"] = r.layer_to_baseline;
   out["straggler_factor"] = s.straggler;
@@ -81,6 +91,7 @@ std::string report_json(const StudyResult& study) {
                       {"model", p.model},
                       {"cluster", p.cluster},
                       {"workload", p.workload},
+                      {"calibration", p.calibration},
                       {"routing", p.routing},
                       {"routing_synthetic", p.routing_synthetic},
                       {"strategies", strategies}});
@@ -106,15 +117,18 @@ std::string report_json(const StudyResult& study) {
   return out.dump(2) + "\n";
 }
 
-void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline) {
+void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline, const Errors& errors) {
   write_file(path, [&](std::ostream& out) {
-    fmt::print(out, "strategy,op,kind,category,layer,rank,stream,ready_us,start_us,end_us,launch_us,wait_us\n");
+    fmt::print(out,
+               "strategy,op,kind,category,layer,rank,stream,ready_us,start_us,end_us,launch_us,wait_us,"
+               "log_sigma,in_range\n");
     for (const Span& s : timeline.spans) {
       const Op& op = plan.op(s.op);
-      fmt::print(out, "{},{},{},{},{},{},{},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f}\n", plan.strategy, op.name,
+      const OpError e = errors.ops.empty() ? OpError{} : errors.ops[s.op.index()];
+      fmt::print(out, "{},{},{},{},{},{},{},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f},{:.4f},{}\n", plan.strategy, op.name,
                  to_string(op.work), to_string(op.category), op.layer.value(), s.rank.value(), op.stream,
                  to_microseconds(s.ready), to_microseconds(s.start), to_microseconds(s.end), to_microseconds(s.launch),
-                 to_microseconds(s.wait));
+                 to_microseconds(s.wait), e.log_sigma, e.in_range ? 1 : 0);
     }
   });
 }

@@ -13,17 +13,17 @@
 namespace moesim::study {
 
 struct FitParameter {
-  std::string key;  // of the machine: "gpu.launch"
-  std::string unit; // as the machine file writes it; empty for efficiencies
+  std::string key;   // of the machine: "gpu.launch"
+  std::string unit;  // as the machine file writes it; empty for efficiencies
   double initial = 0;
   double fitted = 0;
 };
 
 struct FitResult {
   std::vector<FitParameter> parameters;
-  int figures = 0;         // used in the fit
-  double rms_error = 0;    // of ln(predicted / published) over them
-  std::string overlay;     // the file's text: the fitted numbers with their provenance
+  int figures = 0;       // used in the fit
+  double rms_error = 0;  // of ln(predicted / published) over them
+  std::string overlay;   // the file's text: the fitted numbers with their provenance
 };
 
 // The numbers that can be fitted.

@@ -48,6 +48,12 @@ std::string axes_line(const std::vector<std::pair<std::string, std::string>>& ax
 
 std::string ratio(double r) { return r > 0 ? fmt::format("{:.2f}x", r) : "-"; }
 
+// "12.5 ms +-9%": the 90 % interval reaches from t / 1.09 to t 1.09.
+std::string timed(Picoseconds time, const Interval& interval) {
+  if (interval.log_sigma <= 0) return human(time);
+  return fmt::format("{} \u00b1{:.0f}%", human(time), 100 * (interval.reach() - 1));
+}
+
 std::string fits(const Summary& s) { return s.fits ? "yes" : fmt::format("NO (of {})", human_binary(s.memory_limit)); }
 
 void strategies(const StudyResult& study, const PointResult& point, std::string& out) {
@@ -59,8 +65,8 @@ void strategies(const StudyResult& study, const PointResult& point, std::string&
     if (!s.infeasible.empty()) continue;
     const Summary& m = s.summary;
     std::vector<std::string> row{s.label,
-                                 human(m.step),
-                                 human(m.moe_layer),
+                                 timed(m.step, m.step_interval),
+                                 timed(m.moe_layer, m.moe_layer_interval),
                                  ratio(s.to_baseline),
                                  ratio(s.layer_to_baseline),
                                  fmt::format("{:.2f}", m.straggler),
@@ -82,6 +88,9 @@ void strategies(const StudyResult& study, const PointResult& point, std::string&
     if (!s.placement.empty()) out += fmt::format("{}: {}\n", s.label, s.placement);
   for (const StrategyResult& s : point.strategies)
     if (!s.infeasible.empty()) out += fmt::format("{}: not possible: {}\n", s.label, s.infeasible);
+  for (const StrategyResult& s : point.strategies)
+    if (!s.summary.outside.empty())
+      out += fmt::format("{}: outside the calibrated range: {}\n", s.label, s.summary.outside);
 }
 
 void where_time_goes(const PointResult& point, std::string& out) {
@@ -141,8 +150,8 @@ std::string render(const StudyResult& study) {
   for (const PointResult& point : study.points) {
     out += '\n';
     if (!point.axes.empty()) out += fmt::format("== {} ==\n", axes_line(point.axes));
-    out += fmt::format("{}, {}\n{}; routing: {}{}\n\n", point.model, point.cluster, point.workload, point.routing,
-                       point.routing_synthetic ? " (synthetic)" : "");
+    out += fmt::format("{}, {}\n{}; routing: {}{}\ncalibration: {}\n\n", point.model, point.cluster, point.workload,
+                       point.routing, point.routing_synthetic ? " (synthetic)" : "", point.calibration);
     strategies(study, point, out);
     if (std::ranges::any_of(point.strategies, [](const StrategyResult& s) { return s.infeasible.empty(); }))
       where_time_goes(point, out);

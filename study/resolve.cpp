@@ -221,7 +221,8 @@ std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
 
 hardware::MachineSpec resolved_machine(const Scenario& s) {
   hardware::MachineSpec m = hardware::load_machine(s.cluster.machine, s.place("cluster.machine"));
-  for (const std::string& overlay : s.cluster.overlays) hardware::apply_overlay(m, overlay);
+  for (const std::string& overlay : s.cluster.overlays)
+    if (!is_fit_file(overlay)) hardware::apply_overlay(m, overlay);
   const NetworkChoice& choice = s.cluster.network;
   hardware::NetworkFabric shape = choice.shape;
   shape.nic = m.network.nic;
@@ -253,6 +254,7 @@ Setup resolve(const Scenario& s) {
     check_math(s, machine.gpu, faults);
     out.cluster = load_cluster(s, machine);
     cluster = true;
+    out.calibration = find_calibration(s, machine);
   });
   bool workload = false;
   if (cluster) workload = faults.attempt([&] { out.workload = whole_workload(s, out.cluster.ranks()); });

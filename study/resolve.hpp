@@ -10,6 +10,7 @@
 #include "moesim/routing.hpp"
 #include "moesim/workload.hpp"
 #include "strategies/strategy.hpp"
+#include "study/calibration.hpp"
 #include "study/scenario.hpp"
 
 namespace moesim::study {
@@ -23,6 +24,7 @@ struct ResolvedStrategy {
 struct Setup {
   Model model;
   Cluster cluster;
+  Calibration calibration;
   Workload workload;  // sequences over all GPUs
   std::unique_ptr<const Routing> routing;
   std::unique_ptr<const Routing> history;  // what placements are planned on; none: routing itself

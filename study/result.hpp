@@ -31,7 +31,8 @@ struct PointResult {
   std::string model;
   std::string cluster;
   std::string workload;
-  std::string step;  // what one step is called: TTFT of a prefill, TPOT of a decode step, else step
+  std::string calibration;  // where kernel times come from
+  std::string step;         // what one step is called: TTFT of a prefill, TPOT of a decode step, else step
   std::string routing;
   bool routing_synthetic = true;
   std::vector<StrategyResult> strategies;  // best first: those that fit before those that do not, by step
@@ -71,8 +72,8 @@ std::string render(const StudyResult& result);
 inline constexpr int report_version = 1;
 std::string report_json(const StudyResult& result);
 
-// One line per op and rank: strategy,op,kind,category,layer,rank,stream,ready_us,start_us,end_us,launch_us,wait_us
-void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline);
+// One line per op and rank: docs/report_format.md.
+void write_ops_csv(const std::string& path, const Plan& plan, const Timeline& timeline, const Errors& errors = {});
 
 // Chrome trace format, for Perfetto: a process per GPU with a track per stream, and a process with a track per link.
 void write_trace(const std::string& path, const Plan& plan, const Timeline& timeline, const Cluster& cluster);

@@ -40,14 +40,13 @@ std::string step_name(Workload::Phase phase) {
   return {};
 }
 
-Timeline predict(const Plan& plan, const Setup& setup, const RunOptions& options, bool link_intervals,
-                 const std::function<void(double)>& progress) {
+Timeline predict(const Plan& plan, const Setup& setup, const cost::KernelModel& kernels, const RunOptions& options,
+                 bool link_intervals, const std::function<void(double)>& progress) {
   sim::SimulationOptions simulation;
   simulation.fidelity = options.fidelity;
   simulation.link_intervals = link_intervals;
   simulation.progress = progress;
-  const auto kernels = cost::make_roofline(setup.cluster.gpu);
-  return sim::simulate(plan, setup.cluster, *kernels, simulation);
+  return sim::simulate(plan, setup.cluster, kernels, simulation);
 }
 
 backend::Measurement measure(const Plan& plan, const Setup& setup, const RunOptions& options,
@@ -90,9 +89,12 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   }
   out.placement = placement_of(plan);
   Timeline timeline;
+  Errors known;  // of predictions; measurements have none
   std::string method = fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
   if (options.executor == nullptr) {
-    timeline = predict(plan, setup, options, !directory.empty(), progress);
+    const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
+    timeline = predict(plan, setup, *kernels, options, !directory.empty(), progress);
+    known = errors(plan, timeline, setup.cluster, *kernels, setup.calibration);
   } else {
     try {
       out.measured = measure(plan, setup, options, progress);
@@ -103,10 +105,10 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
     timeline = out.measured->timeline;
     method = out.measured->method;
   }
-  out.summary = summarize(plan, timeline, setup.cluster);
+  out.summary = summarize(plan, timeline, setup.cluster, known);
   if (!directory.empty()) {
     const std::string prefix = directory + "/" + chosen.label;
-    write_ops_csv(prefix + ".ops.csv", plan, timeline);
+    write_ops_csv(prefix + ".ops.csv", plan, timeline, known);
     write_trace(prefix + ".trace.json", plan, timeline, setup.cluster);
     write_timeline(timeline_file(plan, timeline, method), prefix + ".timeline.json");
   }
@@ -211,6 +213,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     r.routing = s.routing->description();
     r.routing_synthetic = s.routing->synthetic();
     r.workload = to_string(s.workload);
+    r.calibration = s.calibration.line;
     r.step = step_name(s.workload.phase);
     r.strategies.resize(s.strategies.size());
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});

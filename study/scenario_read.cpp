@@ -85,6 +85,15 @@ void ScenarioReader::cluster(TomlTable t) {
   if (t.require("machine", c.machine) && c.machine.ends_with(".toml")) c.machine = resolved(t, "machine", c.machine);
   t.strings("overlays", c.overlays);
   for (std::string& overlay : c.overlays) overlay = resolved(t, "overlays", overlay);
+  t.maybe("calibration", c.calibration);
+  if (c.calibration != "shipped" && c.calibration != "none") {
+    if (c.calibration.ends_with(".toml"))
+      c.calibration = resolved(t, "calibration", c.calibration);
+    else
+      t.error_at("calibration", fmt::format("'{}' is no calibration", c.calibration),
+                 "shipped, none, or the path of a fit file that ends in .toml");
+  }
+  t.maybe("library", c.library);
   t.maybe("nodes", c.shape.nodes, {1, 65536});
   t.maybe("gpus_per_node", c.shape.gpus_per_node, {1, 1024});
   for (TomlTable d : t.tables("degraded")) {

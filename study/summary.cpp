@@ -45,12 +45,13 @@ struct Claim {
   Picoseconds end;
   int order;  // 0 kernels, 1 transfers, 2 waiting, 3 launching
   Part part;
+  std::size_t op;
 };
 
 void claims_of(const Op& op, const Span& s, std::vector<Claim>& out) {
   const Part part = part_of(op.category);
   const auto add = [&](Picoseconds from, Picoseconds to, int order, Part p) {
-    if (from < to) out.push_back({from, to, order, p});
+    if (from < to) out.push_back({from, to, order, p, s.op.index()});
   };
   if (std::holds_alternative<Collective>(op.work)) {
     add(s.ready, s.ready + s.launch, 3, Part::launch);
@@ -66,8 +67,18 @@ void claims_of(const Op& op, const Span& s, std::vector<Claim>& out) {
   add(s.end - starved, s.end, 3, Part::launch);
 }
 
-// Sweeps the claims of one rank; adds to `parts`.
-void sweep(std::vector<Claim>& claims, Picoseconds step, std::array<Picoseconds, part_count>& parts) {
+void expose(const Claim& c, Picoseconds time, Exposure& out) {
+  (c.order == 3 ? out.launch_us : c.order == 2 ? out.wait_us : out.op_us[c.op]) += to_microseconds(time);
+}
+
+struct Shares {
+  std::array<Picoseconds, part_count>& parts;
+  Exposure step, moe_layer;
+};
+
+// Sweeps the claims of one rank; adds to `shares`.
+void sweep(const Plan& plan, std::vector<Claim>& claims, Picoseconds step, Shares& shares) {
+  std::array<Picoseconds, part_count>& parts = shares.parts;
   struct Edge {
     Picoseconds time;
     bool begins;
@@ -88,6 +99,11 @@ void sweep(std::vector<Claim>& claims, Picoseconds step, std::array<Picoseconds,
   for (const Edge& e : edges) {
     const Part part = active.empty() ? Part::idle : (*active.begin())->part;
     parts[static_cast<std::size_t>(part)] += e.time - now;
+    if (!active.empty()) {
+      const Claim& claim = **active.begin();
+      expose(claim, e.time - now, shares.step);
+      if (in_moe_layer(plan.ops[claim.op])) expose(claim, e.time - now, shares.moe_layer);
+    }
     now = e.time;
     if (e.begins) {
       active.insert(e.claim);
@@ -123,7 +139,7 @@ std::string_view to_string(Part part) {
   return names[static_cast<std::size_t>(part)];
 }
 
-Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster) {
+Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster, const Errors& errors) {
   Summary out;
   out.step = timeline.makespan;
   const auto ranks = static_cast<std::size_t>(plan.ranks);
@@ -145,7 +161,13 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     e.end = std::max(e.end, s.end);
   }
 
-  for (std::vector<Claim>& c : claims) sweep(c, out.step, out.parts);
+  Shares shares{out.parts, {}, {}};
+  shares.step.op_us.resize(plan.ops.size());
+  shares.moe_layer.op_us.resize(plan.ops.size());
+  for (std::vector<Claim>& c : claims) sweep(plan, c, out.step, shares);
+  out.step_interval = interval(errors, shares.step);
+  out.moe_layer_interval = interval(errors, shares.moe_layer);
+  out.outside = outside_range(errors, shares.step);
   for (Picoseconds& p : out.parts) p = p / plan.ranks;
 
   Picoseconds total;

@@ -8,6 +8,7 @@
 #include "moesim/machine.hpp"
 #include "moesim/plan.hpp"
 #include "moesim/timeline.hpp"
+#include "study/uncertainty.hpp"
 
 namespace moesim::study {
 
@@ -39,9 +40,12 @@ struct BusyLink {
 struct Summary {
   Picoseconds step;       // end to end: TTFT of a prefill, TPOT of a decode step, the pass of an encoder
   Picoseconds moe_layer;  // gate to combine, mean over MoE layers and ranks
-  double straggler = 1;   // copies that experts compute, padding included: most of any rank / mean, layer by layer
-  Rank slowest;           // the rank with the most of them
-  Bytes sent;             // by collectives, application bytes, most of any rank
+  Interval step_interval;
+  Interval moe_layer_interval;
+  std::string outside;   // of the calibrated range: which kinds of op; empty = none, or no calibration
+  double straggler = 1;  // copies that experts compute, padding included: most of any rank / mean, layer by layer
+  Rank slowest;          // the rank with the most of them
+  Bytes sent;            // by collectives, application bytes, most of any rank
   Bytes received;
   MemoryPeak memory;  // of the rank that needs most
   Bytes memory_limit;
@@ -54,6 +58,7 @@ struct Summary {
   std::string bottleneck;                       // one sentence
 };
 
-Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster);
+// Without errors the intervals stay empty.
+Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& cluster, const Errors& errors = {});
 
 }  // namespace moesim::study

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 namespace moesim::cost {
@@ -46,6 +47,7 @@ struct Fit {
   const FitEntry* entry = nullptr;
   TileParameters tiles{};
   TilePolicy policy = TilePolicy::best;
+  std::optional<QuantParameters> quant;  // of the inputs
   bool own_format = true;
 };
 
@@ -68,7 +70,8 @@ class Fitted final : public KernelModel {
     tile.rows = RowTiles::dense(s.m, s.batch);
     tile.splits = s.batch == 1;
     const Device device = device_of(gpu_, s.math);
-    const double us = fit.tiles.launch_us + tile_us(fit.tiles, fit.policy, device, tile);
+    const double quant = quantize(tile, fit, s.math, device);
+    const double us = fit.tiles.launch_us + tile_us(fit.tiles, fit.policy, device, tile) + quant;
     const FitEntry& e = *fit.entry;
     const bool in_range = fit.own_format && e.transferred_from.empty() && s.batch == 1 &&
                           inside(e, "m", static_cast<double>(s.m)) && inside(e, "n", tile.n) && inside(e, "k", tile.k);
@@ -95,7 +98,8 @@ class Fitted final : public KernelModel {
     const Device device = device_of(gpu_, s.math);
     // The fit's own launch is that of a whole sequence of kernels; this is one of them.
     const double launch_us = launch.entry ? launch.tiles.launch_us : to_microseconds(gpu_.kernel_floor);
-    const double us = launch_us + tile_us(fit.tiles, fit.policy, device, tile);
+    const double quant = quantize(tile, launch, s.math, device);
+    const double us = launch_us + tile_us(fit.tiles, fit.policy, device, tile) + quant;
     const FitEntry& e = *fit.entry;
     const bool in_range = e.schema == "moe_kernel" && fit.own_format && e.transferred_from.empty();
     const double memory = traffic / gpu_.memory_bandwidth >= work / *gpu_.peak_of(s.math) ? 1 : 0;
@@ -134,7 +138,16 @@ class Fitted final : public KernelModel {
     if (!fit.entry) return fit;
     fit.tiles = from_map(schema == "gemm" ? tile_fields() : expert_tile_fields(), fit.entry->parameters);
     fit.policy = parse_policy(fit.entry->variant);
+    if (fit.entry->parameters.contains("quant_bytes")) fit.quant = from_map(quant_fields(), fit.entry->parameters);
     return fit;
+  }
+
+  // Before an 8-bit multiplication a kernel of its own quantizes the activations, which the layers around it keep in 16
+  // bits: so the timed code, and plans have no op for it. The tiles then read 8 bits.
+  static double quantize(TileWork& work, const Fit& fit, Math math, const Device& device) {
+    if (!fit.quant || math != Math::fp8) return 0;
+    work.in_bytes = 1;
+    return quant_us(*fit.quant, device, work.rows.rows, work.k);
   }
 
   static TileWork work_of(std::int64_t n, std::int64_t k, DType in, DType weight, DType out) {
@@ -183,7 +196,8 @@ const FitEntry* find_entry(const FitFile& fits, std::string_view schema, std::st
   const FitEntry* best = nullptr;
   for (const FitEntry& e : fits.entries) {
     if (e.schema != schema || e.dtype != dtype) continue;
-    if (!best || common_prefix(e.library, library) > common_prefix(best->library, library)) best = &e;
+    const auto fitness = [&](const FitEntry& x) { return std::pair(common_prefix(x.library, library), x.rows); };
+    if (!best || fitness(e) > fitness(*best)) best = &e;
   }
   return best;
 }
@@ -193,6 +207,11 @@ double log_sigma(const FitEntry& entry, std::string_view regime) {
   if (!a || a->rows < 30) a = entry.find("all");
   const double own = a ? (a->high - a->low) / 2 / z90 : 0;
   return std::hypot(own, entry.transfer_sigma);
+}
+
+bool in_range(const FitEntry& entry, const CollectiveShape& shape) {
+  return entry.transferred_from.empty() && inside(entry, "bytes", shape.bytes) && inside(entry, "gpus", shape.gpus) &&
+         inside(entry, "nodes", shape.nodes);
 }
 
 std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library) {
@@ -221,10 +240,8 @@ std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile
   const FitEntry* entry = find_entry(fits, "nccl", "", library);
   if (!entry) return std::nullopt;
   const auto p = from_map(collective_fields(), entry->parameters);
-  const bool in_range = inside(*entry, "bytes", shape.bytes) && inside(*entry, "gpus", shape.gpus) &&
-                        inside(*entry, "nodes", shape.nodes);
   return prediction(*entry, collective_us(p, fabric, shape), collective_bound_us(fabric, shape),
-                    collective_regime(shape), in_range);
+                    collective_regime(shape), in_range(*entry, shape));
 }
 
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape) {
@@ -242,7 +259,9 @@ std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& 
 
 double distance(const Gpu& a, const Gpu& b) {
   const auto ln = [](double x, double y) { return x > 0 && y > 0 ? std::log(x / y) : 0; };
-  const auto peak = [](const Gpu& g) { return g.peak_of(Math::bf16).value_or(FlopsPerSecond(0)).value(); };
+  const auto peak = [](const Gpu& g) {
+    return g.peak_of(g.peak_of(Math::bf16) ? Math::bf16 : Math::f16).value_or(FlopsPerSecond(0)).value();
+  };
   return std::hypot(ln(peak(a), peak(b)), ln(a.memory_bandwidth.value(), b.memory_bandwidth.value()), ln(a.sms, b.sms));
 }
 

@@ -14,7 +14,7 @@
 
 namespace moesim::cost {
 
-// Kernels of one GPU. `library` picks among the file's fits (the longest common beginning; empty: the first of a
+// Kernels of one GPU. `library` picks among the file's fits (find_entry says how; empty: the one with most rows of a
 // format). What the file does not cover comes from its nearest fit with a wider interval and in_range = false; a file
 // without any GEMM leaves the roofline. No result beats the data sheet.
 //   gemm, grouped_gemm   the tile model; the grouped one with the parameters of the expert kernels
@@ -36,9 +36,11 @@ std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile
                                              const std::string& library = {});
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape);
 
-// The entry of a schema and format that `library` asks for.
+// The entry of a schema and format that `library` asks for: the longest common beginning, then the most rows.
 const FitEntry* find_entry(const FitFile& fits, std::string_view schema, std::string_view dtype,
                            std::string_view library = {});
+// Measured on this GPU, with sizes and numbers of GPUs that the measurements enclose.
+bool in_range(const FitEntry& entry, const CollectiveShape& shape);
 // Standard deviation of ln(measured / predicted): of the regime where the entry has it, else of all its rows.
 double log_sigma(const FitEntry& entry, std::string_view regime);
 

@@ -21,7 +21,7 @@ struct CalibrationOptions {
   std::string source;   // for the provenance; empty: the files' names
   Holdout holdout = Holdout::shape;
   std::vector<std::string> excluded_shapes;  // never fitted: kept for validation ("4096x7168", see the fit's notes)
-  int most_rows = 3000;                      // of one group that a fit looks at, evenly picked; all rows judge it
+  int most_rows = 1500;                      // of one group that a fit looks at, evenly picked; all rows judge it
   std::string output;                        // empty: write nothing
   bool update = false;                       // keep what `output` already has of other schemas, libraries, formats
   std::function<void(double fraction, std::string_view what)> progress;

@@ -42,7 +42,8 @@ std::vector<Group> gemm_groups(const std::vector<GemmRow>& rows, const hardware:
     const Format format = format_of(key.second, members.front()->origin.place);
     auto data = std::make_shared<Data>();
     data->device = cost::device_of(machine.gpu, format.math);
-    data->quantized = format.quantized;
+    // DeepGEMM is timed alone, with inputs that were quantized before.
+    data->quantized = format.quantized && !key.first.starts_with("deepgemm");
     Builder b;
     b.group.entry.schema = "gemm";
     b.group.entry.library = key.first;
@@ -80,7 +81,7 @@ std::vector<Group> gemm_groups(const std::vector<GemmRow>& rows, const hardware:
       data->work.push_back(work);
     }
     add_fields(b.group, cost::tile_fields());
-    if (format.quantized) add_fields(b.group, cost::quant_fields());
+    if (data->quantized) add_fields(b.group, cost::quant_fields());
     b.group.variants = {std::string(to_string(cost::TilePolicy::best)),
                         std::string(to_string(cost::TilePolicy::by_rows))};
     b.group.log_model = [data](std::span<const double> theta, std::size_t variant, std::span<const std::size_t> which,

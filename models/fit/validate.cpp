@@ -5,14 +5,16 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <set>
 
 #include "models/fit/calibrate.hpp"
 #include "models/fit/csv.hpp"
+#include "models/fit/shipped.hpp"
 #include "models/fit/statistics.hpp"
 #include "support/files.hpp"
-#include "support/toml_reader.hpp"
 
 namespace moesim::fit {
 namespace {
@@ -61,53 +63,56 @@ std::vector<ValidationLine> judge(const Group& group, const cost::FitEntry& entr
   return out;
 }
 
+std::optional<cost::FitFile> fits_of(const ValidationOptions& options, const hardware::MachineSpec& machine) {
+  if (options.fit.empty()) return fits_for(machine);
+  cost::FitFile fits = cost::read_fit_file(options.fit);
+  if (fits.machine == machine.id) return fits;
+  return cost::transfer(fits, hardware::load_machine(fits.machine).gpu, machine.gpu, machine.id, transfer_errors());
+}
+
+// Every GPU's rows are read alone: a validation file holds several.
 template <class R>
-void judge_rows(const std::vector<R>& rows, const std::string& only, std::vector<ValidationLine>& lines,
+void judge_rows(const std::vector<std::string>& files, const ValidationOptions& options,
+                std::vector<ValidationLine>& lines,
+                std::vector<R> (*read)(const std::vector<std::string>&, const std::string&),
                 std::vector<Group> (*make)(const std::vector<R>&, const hardware::MachineSpec&)) {
-  std::map<std::string, std::vector<R>> by_machine;
-  for (const R& r : rows) by_machine[r.origin.gpu].push_back(r);
-  for (const auto& [machine, members] : by_machine) {
-    if (!only.empty() && machine != only) continue;
-    const hardware::MachineSpec spec = hardware::load_machine(machine, members.front().origin.place);
-    const cost::FitFile fits = fits_for(spec);
-    for (const Group& group : make(members, spec)) {
-      const cost::FitEntry* entry = cost::find_entry(fits, group.entry.schema, group.entry.dtype, group.entry.library);
+  std::set<std::string> gpus;
+  for (const std::string& file : files) {
+    const CsvTable table(file);
+    const auto column = table.find("gpu") ? table.find("gpu") : table.find("system");
+    if (!column) throw InputError({file, 1, 1}, "the column 'gpu' is missing");
+    for (std::size_t i = 0; i < table.rows(); ++i) gpus.emplace(table.cell(i, *column));
+  }
+  for (const std::string& gpu : gpus) {
+    const std::string machine = options.gpu.empty() || options.machine.empty() ? gpu : options.machine;
+    if (!options.gpu.empty() && gpu != options.gpu) continue;
+    if (!options.machine.empty() && machine != options.machine) continue;
+    const std::vector<R> rows = read(files, gpu);
+    const SourcePlace place = rows.front().origin.place;
+    const hardware::MachineSpec spec = hardware::load_machine(machine, place);
+    const std::optional<cost::FitFile> fits = fits_of(options, spec);
+    if (!fits)
+      throw InputError(place,
+                       fmt::format("machine '{}' has no fit, and no machine that has one is near enough", machine));
+    for (const Group& group : make(rows, spec)) {
+      const cost::FitEntry* entry = cost::find_entry(*fits, group.entry.schema, group.entry.dtype, group.entry.library);
       if (!entry) continue;
       for (ValidationLine& line : judge(group, *entry, machine)) lines.push_back(std::move(line));
     }
   }
 }
 
-// Every machine's rows are read alone: a validation file holds several.
-template <class R>
-std::vector<R> read_all(const std::vector<std::string>& files,
-                        std::vector<R> (*read)(const std::vector<std::string>&, const std::string&)) {
-  std::vector<R> out;
-  std::set<std::string> machines;
-  for (const std::string& file : files) {
-    const CsvTable table(file);
-    const auto column = table.find("gpu") ? table.find("gpu") : table.find("system");
-    if (!column) throw InputError({file, 1, 1}, "the column 'gpu' is missing");
-    for (std::size_t i = 0; i < table.rows(); ++i) machines.emplace(table.cell(i, *column));
-  }
-  for (const std::string& machine : machines) {
-    std::vector<R> rows = read(files, machine);
-    out.insert(out.end(), rows.begin(), rows.end());
-  }
-  return out;
-}
-
-void judge_files(const std::vector<std::string>& files, Schema schema, const std::string& only,
+void judge_files(const std::vector<std::string>& files, Schema schema, const ValidationOptions& options,
                  std::vector<ValidationLine>& lines) {
   switch (schema) {
     case Schema::gemm:
-      return judge_rows(read_all(files, read_gemm), only, lines, gemm_groups);
+      return judge_rows(files, options, lines, read_gemm, gemm_groups);
     case Schema::moe_kernel:
-      return judge_rows(read_all(files, read_experts), only, lines, expert_groups);
+      return judge_rows(files, options, lines, read_experts, expert_groups);
     case Schema::nccl:
-      return judge_rows(read_all(files, read_collectives), only, lines, collective_groups);
+      return judge_rows(files, options, lines, read_collectives, collective_groups);
     case Schema::deepep:
-      return judge_rows(read_all(files, read_exchanges), only, lines, exchange_groups);
+      return judge_rows(files, options, lines, read_exchanges, exchange_groups);
   }
 }
 
@@ -148,53 +153,6 @@ const std::vector<std::string>& head() {
 
 }  // namespace
 
-cost::FitFile fits_for(const hardware::MachineSpec& machine) {
-  if (const auto path = cost::shipped_fit_file(machine.id)) return cost::read_fit_file(*path);
-  std::string nearest;
-  double least = 0;
-  for (const std::string& name : hardware::machine_names()) {
-    const auto path = cost::shipped_fit_file(name);
-    if (!path) continue;
-    const cost::FitFile fits = cost::read_fit_file(*path);
-    if (fits.entries.empty() || !fits.entries.front().transferred_from.empty()) continue;  // measured ones only
-    const double away = cost::distance(hardware::load_machine(name).gpu, machine.gpu);
-    if (!nearest.empty() && away >= least) continue;
-    nearest = name;
-    least = away;
-  }
-  if (nearest.empty()) throw InputError({}, "no fit file ships: models/fitted/ is empty");
-  return cost::transfer(cost::read_fit_file(*cost::shipped_fit_file(nearest)), hardware::load_machine(nearest).gpu,
-                        machine.gpu, machine.id, transfer_errors());
-}
-
-std::vector<cost::TransferError> transfer_errors() {
-  TomlDocument document(data_path("models/fitted/transfer.toml"));
-  std::vector<cost::TransferError> out;
-  for (TomlTable table : document.root().tables("transfer")) {
-    cost::TransferError e;
-    std::string ignored;
-    table.require("schema", e.schema);
-    table.require("sigma", e.sigma);
-    table.require("distance", e.distance, positive<double>());
-    table.maybe("source", ignored);
-    out.push_back(std::move(e));
-  }
-  document.throw_if_errors();
-  return out;
-}
-
-double transfer_error(const Group& group, const cost::FitEntry& foreign, const cost::FitEntry& own) {
-  const auto reach = [&](const cost::FitEntry& entry) {
-    const std::vector<double> predicted = predict(group, entry);
-    std::vector<double> residuals;
-    for (std::size_t i = 0; i < predicted.size(); ++i) residuals.push_back(group.log_us[i] - predicted[i]);
-    return spread(residuals).p90 / z90;
-  };
-  const double wide = reach(foreign);
-  const double narrow = reach(own);
-  return std::sqrt(std::max(0.0, wide * wide - narrow * narrow));
-}
-
 ValidationTable validate(const ValidationOptions& options) {
   ValidationTable table;
   for (const std::string& name : hardware::machine_names()) {
@@ -207,10 +165,10 @@ ValidationTable validate(const ValidationOptions& options) {
           table.lines.push_back({name, e.schema, e.library, e.dtype, "held out by " + e.holdout, a, true});
   }
   if (!options.files.empty()) {
-    judge_files(options.files, options.schema, options.machine, table.lines);
+    judge_files(options.files, options.schema, options, table.lines);
   } else {
-    for (const Schema schema : {Schema::gemm, Schema::moe_kernel, Schema::nccl, Schema::deepep})
-      judge_files({data_path(fmt::format("models/validation/{}.csv", to_string(schema)))}, schema, options.machine,
+    for (const Schema schema : {Schema::gemm, Schema::nccl})
+      judge_files({data_path(fmt::format("models/validation/{}.csv", to_string(schema)))}, schema, options,
                   table.lines);
   }
   return table;
@@ -237,6 +195,32 @@ std::string render(const ValidationTable& table, bool markdown) {
     }
   }
   return out;
+}
+
+std::string to_json(const ValidationTable& table) {
+  nlohmann::ordered_json lines = nlohmann::ordered_json::array();
+  for (const ValidationLine& l : table.lines) {
+    const cost::Accuracy& a = l.accuracy;
+    nlohmann::ordered_json line = {{"machine", l.machine},
+                                   {"schema", l.schema},
+                                   {"library", l.library},
+                                   {"dtype", l.dtype},
+                                   {"rows_are", l.what},
+                                   {"regime", a.regime},
+                                   {"rows", a.rows},
+                                   {"median", a.median},
+                                   {"p90", a.p90},
+                                   {"bias", a.bias},
+                                   {"coverage", a.coverage},
+                                   {"roofline_median", a.roofline_median},
+                                   {"roofline_p90", a.roofline_p90}};
+    if (l.has_nearest) {
+      line["nearest_median"] = a.nearest_median;
+      line["nearest_p90"] = a.nearest_p90;
+    }
+    lines.push_back(std::move(line));
+  }
+  return nlohmann::ordered_json{{"validation_version", 1}, {"lines", std::move(lines)}}.dump(2) + "\n";
 }
 
 void write_csv(const ValidationTable& table, const std::string& path) {

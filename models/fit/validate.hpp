@@ -15,7 +15,9 @@ struct ValidationOptions {
   // CSV files of a schema whose `gpu` column names machine files; empty: models/validation/, as shipped.
   std::vector<std::string> files;
   Schema schema = Schema::gemm;  // of `files`
-  std::string machine;           // only this one; empty: all
+  std::string gpu;               // of `files`: only this GPU's rows, as they name it
+  std::string machine;           // only this one; of `files` with a `gpu`: whose data sheet holds
+  std::string fit;               // predict by this fit file, transferred where it is another machine's; empty: shipped
 };
 
 struct ValidationLine {
@@ -39,16 +41,7 @@ ValidationTable validate(const ValidationOptions& options = {});
 // Columns: machine, op, regime, rows, median and 90 % quantile of |ln(predicted / measured)|, bias, coverage of the 90
 // % interval, the baselines. `markdown` for a README.
 std::string render(const ValidationTable& table, bool markdown = false);
+std::string to_json(const ValidationTable& table);
 void write_csv(const ValidationTable& table, const std::string& path);
-
-// The shipped fits of a machine; without any, those of the nearest machine that has some, transferred. Throws
-// InputError when nothing ships at all.
-cost::FitFile fits_for(const hardware::MachineSpec& machine);
-
-// models/fitted/transfer.toml: what transfers cost, measured.
-std::vector<cost::TransferError> transfer_errors();
-// The additional error of predicting `group` (of one GPU) by `entry` of another: sqrt(rms^2 - own^2) of ln residuals,
-// by their 90 % quantiles.
-double transfer_error(const Group& group, const cost::FitEntry& foreign, const cost::FitEntry& own);
 
 }  // namespace moesim::fit

@@ -1,0 +1,110 @@
+#include "models/fit/calibrate.hpp"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <memory>
+
+#include "cli/progress.hpp"
+#include "cli/verbs.hpp"
+#include "models/cost/fitted.hpp"
+#include "models/fit/shipped.hpp"
+
+namespace moesim::cli {
+namespace {
+
+struct Args {
+  fit::CalibrationOptions options;
+  std::string schema, holdout;
+  std::string transfer;     // a fit file to carry over to `machine`
+  std::string predictions;  // CSV
+};
+
+// Collectives and exchanges are asked for other numbers of GPUs, kernels for other shapes.
+fit::Holdout usual_holdout(fit::Schema schema) {
+  return schema == fit::Schema::nccl || schema == fit::Schema::deepep ? fit::Holdout::count : fit::Holdout::shape;
+}
+
+int transfer(const Args& args) {
+  const cost::FitFile from = cost::read_fit_file(args.transfer);
+  if (args.options.machine.empty())
+    throw InputError({args.transfer, 0, 0}, "the machine to transfer to is missing", "as in --machine h200_sxm");
+  const hardware::MachineSpec to = hardware::load_machine(args.options.machine);
+  const cost::FitFile out =
+      cost::transfer(from, hardware::load_machine(from.machine).gpu, to.gpu, to.id, fit::transfer_errors());
+  if (args.options.output.empty())
+    fmt::print("{}", cost::to_toml(out));
+  else
+    cost::write_fit_file(out, args.options.output);
+  return Exit::ok;
+}
+
+int calibrate(const Args& args) {
+  fit::CalibrationReport report;
+  {
+    Progress progress;
+    fit::CalibrationOptions options = args.options;
+    options.progress = [&](double share, std::string_view what) { progress(share, std::string(what)); };
+    report = fit::calibrate(options);
+  }
+  if (!args.predictions.empty()) fit::write_predictions(report, args.predictions);
+  fmt::print("{}", fit::render(report));
+  if (!args.options.output.empty()) fmt::print(stderr, "wrote {}\n", args.options.output);
+  return Exit::ok;
+}
+
+}  // namespace
+
+void add_calibrate(CLI::App& app, Run& run) {
+  CLI::App* verb = app.add_subcommand("calibrate", "Fit cost models to measured times, judged on held-out rows");
+  const auto args = std::make_shared<Args>();
+  fit::CalibrationOptions& o = args->options;
+  const std::map<std::string, fit::Schema> schemas{{"gemm", fit::Schema::gemm},
+                                                   {"moe_kernel", fit::Schema::moe_kernel},
+                                                   {"nccl", fit::Schema::nccl},
+                                                   {"deepep", fit::Schema::deepep}};
+  const std::map<std::string, fit::Holdout> holdouts{
+      {"shape", fit::Holdout::shape}, {"size", fit::Holdout::size}, {"count", fit::Holdout::count}};
+  auto* from = verb->add_option("--from", o.files, "Measured rows: CSV, plain or .gz (docs/cost_models.md)");
+  auto* schema = verb->add_option("--schema", args->schema, "What the rows are: gemm, moe_kernel, nccl or deepep")
+                     ->check(CLI::IsMember(schemas));
+  verb->add_option("-o,--output", o.output, "Fit file to write (FILE.fit.toml)");
+  verb->add_flag("--update", o.update, "Keep what the fit file already has of other schemas, libraries and formats");
+  verb->add_option("--holdout", args->holdout,
+                   "What is kept from the fit and predicted: shape (kernels), count (of GPUs or nodes; communication) "
+                   "or size")
+      ->check(CLI::IsMember(holdouts));
+  verb->add_option("--gpu", o.gpu, "Only rows of this GPU, as the files name it");
+  verb->add_option("--library", o.library, "Only rows whose library begins so");
+  verb->add_option("--machine", o.machine, "Machine whose data sheet holds, where the rows' GPU is named otherwise");
+  verb->add_option("--source", o.source, "Where the rows are from, for the file's provenance (default: their files)");
+  verb->add_option("--exclude", o.excluded_shapes, "Shapes that no fit may see (\"4096x7168\"), kept for validation");
+  verb->add_option("--predictions", args->predictions, "CSV to write: every row measured and predicted while held out");
+  verb->add_option("--rows", o.most_rows, "Rows of one library and format that a fit looks at, evenly picked")
+      ->check(CLI::Range(100, 1'000'000))
+      ->capture_default_str();
+  auto* move = verb->add_option("--transfer", args->transfer,
+                                "Carry a fit file's parameters over to --machine; intervals widen");
+  schema->needs(from);
+  from->needs(schema);
+  from->excludes(move);
+  verb->footer(R"(Examples:
+  moesim calibrate --from gemm.csv.gz --schema gemm --gpu h100_sxm -o h100_sxm.fit.toml
+  moesim calibrate --from nccl.csv --schema nccl --holdout count -o h100_sxm.fit.toml --update
+  moesim calibrate --transfer h100_sxm.fit.toml --machine h200_sxm -o h200_sxm.fit.toml
+  moesim simulate my.toml --machine h100_sxm.fit.toml
+
+Exit codes: 0 written; 2 rows that cannot be used, with file:line:column.)");
+  verb->callback([args, schemas, holdouts, &run] {
+    if (args->transfer.empty() && args->options.files.empty())
+      throw CLI::RequiredError("--from FILES, or --transfer FILE.fit.toml,");
+    run = [args, schemas, holdouts] {
+      if (!args->transfer.empty()) return transfer(*args);
+      args->options.schema = schemas.at(args->schema);
+      args->options.holdout = args->holdout.empty() ? usual_holdout(args->options.schema) : holdouts.at(args->holdout);
+      return calibrate(*args);
+    };
+  });
+}
+
+}  // namespace moesim::cli

@@ -1,0 +1,28 @@
+// Which fitted cost models a scenario runs on, and how well they are known.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "models/cost/fitted.hpp"
+#include "study/scenario.hpp"
+
+namespace moesim::study {
+
+struct Calibration {
+  std::shared_ptr<const cost::FitFile> fits;  // null: the roofline and the latencies of the machine file
+  std::string library;                        // whose kernels run
+  std::string line;                           // for reports: "vllm kernels measured on h100_sxm"
+};
+
+// The scenario's own fit file, else what ships for the machine or its nearest relative, else nothing. Throws
+// InputError: a file that cannot be read or is another machine's, a library that the fits do not have.
+Calibration find_calibration(const Scenario& scenario, const hardware::MachineSpec& machine);
+
+// Whether a file is a fit file of `moesim calibrate` rather than an overlay of single numbers.
+bool is_fit_file(const std::string& path);
+
+// Kernel times of the calibration on a GPU.
+std::unique_ptr<cost::KernelModel> make_kernels(const Calibration& calibration, const Gpu& gpu);
+
+}  // namespace moesim::study
