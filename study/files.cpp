@@ -36,8 +36,8 @@ ordered_json to_json(const backend::Measurement& m) {
 // The 90 % interval; null without a calibration.
 ordered_json bounds(Picoseconds time, const Interval& interval) {
   if (interval.log_sigma <= 0) return nullptr;
-  const double us = to_microseconds(time);
-  return {us / interval.reach(), us * interval.reach()};
+  // Whole picoseconds: the same text whatever the last bit of exp() on a machine.
+  return {to_microseconds(scale(time, 1 / interval.reach())), to_microseconds(scale(time, interval.reach()))};
 }
 
 ordered_json to_json(const StrategyResult& r) {
