@@ -23,8 +23,7 @@ std::set<std::string> libraries(const cost::FitFile& fits) {
 std::string pick_library(const Scenario& s, const cost::FitFile& fits) {
   const std::set<std::string> known = libraries(fits);
   const std::string& wanted = s.cluster.library;
-  if (wanted.empty()) return known.contains("vllm") || known.empty() ? "vllm" : *known.begin();
-  if (std::ranges::any_of(known, [&](const std::string& k) { return wanted.starts_with(k); })) return wanted;
+  if (wanted.empty() || known.contains(wanted)) return wanted;
   const std::vector<std::string_view> names(known.begin(), known.end());
   const std::string_view near = nearest_name(wanted, names);
   throw InputError(
@@ -34,9 +33,11 @@ std::string pick_library(const Scenario& s, const cost::FitFile& fits) {
 }
 
 std::string line_of(const cost::FitFile& fits, const std::string& library) {
-  const auto& from = fits.entries.front().transferred_from;
-  return from.empty() ? fmt::format("{} kernels measured on {}", library, fits.machine)
-                      : fmt::format("{} kernels transferred from {}", library, from);
+  const std::string& from = fits.entries.front().transferred_from;
+  const std::string kernels =
+      library.empty() ? fmt::format("fastest kernels of {}", fmt::join(libraries(fits), ", ")) : library + " kernels";
+  return from.empty() ? fmt::format("{} measured on {}", kernels, fits.machine)
+                      : fmt::format("{} transferred from {}", kernels, from);
 }
 
 }  // namespace

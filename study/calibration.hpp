@@ -11,8 +11,8 @@ namespace moesim::study {
 
 struct Calibration {
   std::shared_ptr<const cost::FitFile> fits;  // null: the roofline and the latencies of the machine file
-  std::string library;                        // whose kernels run
-  std::string line;                           // for reports: "vllm kernels measured on h100_sxm"
+  std::string library;                        // whose kernels run; empty = the fastest
+  std::string line;                           // for reports: "fastest kernels of trtllm, vllm measured on h100_sxm"
 };
 
 // The scenario's own fit file, else what ships for the machine or its nearest relative, else nothing. Throws

@@ -12,20 +12,20 @@ namespace {
 
 constexpr double z90 = 1.6449;  // half-width of a 90 % interval in standard deviations
 
-// The format a fit was made for, by the pipeline that multiplies.
-std::string_view format_name(Math math) {
+// The formats a fit may have been made for, by the pipeline that multiplies: scales per tensor or per block.
+std::vector<std::string_view> format_names(Math math) {
   switch (math) {
     case Math::fp8:
     case Math::int8:
     case Math::fp4:
-      return "fp8";
+      return {"fp8", "fp8_block"};
     case Math::f32:
     case Math::tf32:
     case Math::bf16:
     case Math::f16:
-      return "bfloat16";
+      return {"bfloat16"};
   }
-  return "bfloat16";
+  return {"bfloat16"};
 }
 bool is_own_format(Math math) { return math == Math::bf16 || math == Math::f16 || math == Math::fp8; }
 
@@ -62,30 +62,32 @@ class Fitted final : public KernelModel {
   }
 
   [[nodiscard]] KernelCost gemm(const GemmShape& s) const override {
-    const Fit& fit = dense_[index(s.math)];
+    const std::vector<Fit>& fits = dense_[index(s.math)];
     const Flops work = flops(s);
-    const Bytes traffic = bytes(s);
-    if (!fit.entry || work.value() == 0) return roofline_->gemm(s);
+    if (fits.empty() || work.value() == 0) return roofline_->gemm(s);
     TileWork tile = work_of(s.n, s.k, s.in, s.weight, s.out);
     tile.rows = RowTiles::dense(s.m, s.batch);
     tile.splits = s.batch == 1;
     const Device device = device_of(gpu_, s.math);
-    const double quant = quantize(tile, fit, s.math, device);
-    const double us = fit.tiles.launch_us + tile_us(fit.tiles, fit.policy, device, tile) + quant;
-    const FitEntry& e = *fit.entry;
-    const bool in_range = fit.own_format && e.transferred_from.empty() && s.batch == 1 &&
+    const auto [fit, us] = fastest(fits, [&](const Fit& f) {
+      TileWork w = tile;
+      const double quant = quantize(w, f, s.math, device);
+      return f.tiles.launch_us + tile_us(f.tiles, f.policy, device, w) + quant;
+    });
+    const FitEntry& e = *fit->entry;
+    const bool in_range = fit->own_format && e.transferred_from.empty() && s.batch == 1 &&
                           inside(e, "m", static_cast<double>(s.m)) && inside(e, "n", tile.n) && inside(e, "k", tile.k);
     const double bound = bound_us(device, tile);
     const bool compute = 2 * tile.rows.rows * tile.n * tile.k >= bound * device.flops_per_us * device.sms;
-    return cost(us, s.math, work, traffic, fit, bound < 2 ? "short" : compute ? "compute" : "memory", in_range);
+    return cost(us, s.math, work, bytes(s), *fit, bound < 2 ? "short" : compute ? "compute" : "memory", in_range);
   }
 
   [[nodiscard]] KernelCost grouped_gemm(const GroupedShape& s) const override {
-    const Fit& launch = dense_[index(s.math)];
-    const Fit& fit = grouped_[index(s.math)].entry ? grouped_[index(s.math)] : launch;
+    const std::vector<Fit>& dense = dense_[index(s.math)];
+    const std::vector<Fit>& fits = grouped_[index(s.math)].empty() ? dense : grouped_[index(s.math)];
     const Flops work = flops(s);
     const Bytes traffic = bytes(s);
-    if (!fit.entry || work.value() == 0) return roofline_->grouped_gemm(s);
+    if (fits.empty() || work.value() == 0) return roofline_->grouped_gemm(s);
     TileWork tile = work_of(s.n, s.k, s.in, s.weight, s.out);
     std::vector<std::int32_t> padded;
     if (s.block > 0)
@@ -96,28 +98,29 @@ class Fitted final : public KernelModel {
     tile.rows.groups = std::min(tile.rows.groups, static_cast<double>(s.matrices));
     tile.splits = false;
     const Device device = device_of(gpu_, s.math);
+    const auto [fit, tiles_us] = fastest(fits, [&](const Fit& f) { return tile_us(f.tiles, f.policy, device, tile); });
     // The fit's own launch is that of a whole sequence of kernels; this is one of them.
-    const double launch_us = launch.entry ? launch.tiles.launch_us : to_microseconds(gpu_.kernel_floor);
-    const double quant = quantize(tile, launch, s.math, device);
-    const double us = launch_us + tile_us(fit.tiles, fit.policy, device, tile) + quant;
-    const FitEntry& e = *fit.entry;
-    const bool in_range = e.schema == "moe_kernel" && fit.own_format && e.transferred_from.empty();
-    const double memory = traffic / gpu_.memory_bandwidth >= work / *gpu_.peak_of(s.math) ? 1 : 0;
-    return cost(us, s.math, work, traffic, fit, memory > 0 ? "balanced, memory" : "balanced, compute", in_range);
+    const double launch_us = dense.empty() ? to_microseconds(gpu_.kernel_floor) : dense.front().tiles.launch_us;
+    const FitEntry& e = *fit->entry;
+    const bool in_range = e.schema == "moe_kernel" && fit->own_format && e.transferred_from.empty();
+    const bool memory = traffic / gpu_.memory_bandwidth >= work / *gpu_.peak_of(s.math);
+    return cost(launch_us + tiles_us, s.math, work, traffic, *fit, memory ? "balanced, memory" : "balanced, compute",
+                in_range);
   }
 
   [[nodiscard]] KernelCost attention(const AttentionShape& s) const override {
     KernelCost out = roofline_->attention(s);
-    const Fit& fit = dense_[index(s.math)];
-    if (fit.entry && out.duration.value() > 0)
-      out.duration = std::max(out.duration, from_microseconds(fit.tiles.launch_us));
+    const std::vector<Fit>& fits = dense_[index(s.math)];
+    if (!fits.empty() && out.duration.value() > 0)
+      out.duration = std::max(out.duration, from_microseconds(fits.front().tiles.launch_us));
     return out;
   }
 
   [[nodiscard]] KernelCost streaming(Bytes bytes, Flops flops) const override {
     KernelCost out = roofline_->streaming(bytes, flops);
-    const Fit& fit = dense_[index(Math::bf16)];
-    if (!fit.entry || out.duration.value() == 0) return out;
+    const std::vector<Fit>& fits = dense_[index(Math::bf16)];
+    if (fits.empty() || out.duration.value() == 0) return out;
+    const Fit& fit = fits.front();
     const Picoseconds memory = bytes / (gpu_.memory_bandwidth * fit.tiles.memory_efficiency);
     const Picoseconds vector = gpu_.peak_of(Math::f32) ? flops / *gpu_.peak_of(Math::f32) : Picoseconds(0);
     out.duration = std::max(from_microseconds(fit.tiles.launch_us) + memory, vector);
@@ -129,17 +132,40 @@ class Fitted final : public KernelModel {
  private:
   static std::size_t index(Math math) { return static_cast<std::size_t>(math); }
 
-  [[nodiscard]] Fit choose(std::string_view schema, Math math, const std::string& library) const {
-    Fit fit;
-    if (!gpu_.peak_of(math)) return fit;
-    fit.entry = find_entry(fits_, schema, format_name(math), library);
-    fit.own_format = fit.entry && is_own_format(math);
-    if (!fit.entry && format_name(math) == "fp8") fit.entry = find_entry(fits_, schema, "bfloat16", library);
-    if (!fit.entry) return fit;
-    fit.tiles = from_map(schema == "gemm" ? tile_fields() : expert_tile_fields(), fit.entry->parameters);
-    fit.policy = parse_policy(fit.entry->variant);
-    if (fit.entry->parameters.contains("quant_bytes")) fit.quant = from_map(quant_fields(), fit.entry->parameters);
-    return fit;
+  struct Fastest {
+    const Fit* fit;
+    double us;
+  };
+  template <class Time>
+  static Fastest fastest(const std::vector<Fit>& fits, Time time) {
+    Fastest best{&fits.front(), time(fits.front())};
+    for (std::size_t i = 1; i < fits.size(); ++i)
+      if (const double us = time(fits[i]); us < best.us) best = {&fits[i], us};
+    return best;
+  }
+
+  // The library that is asked for, or all of them.
+  [[nodiscard]] std::vector<Fit> choose(std::string_view schema, Math math, const std::string& library) const {
+    std::vector<Fit> out;
+    if (!gpu_.peak_of(math)) return out;
+    const auto add = [&](std::string_view dtype, bool own_format) {
+      for (const FitEntry& e : fits_.entries) {
+        if (e.schema != schema || e.dtype != dtype || !e.library.starts_with(library)) continue;
+        Fit& fit = out.emplace_back();
+        fit.entry = &e;
+        fit.own_format = own_format;
+        fit.tiles = from_map(schema == "gemm" ? tile_fields() : expert_tile_fields(), e.parameters);
+        // Loads run at bytes per second, whatever the pipeline: flop per byte in proportion to its peak.
+        const Math fitted_in = dtype == "bfloat16" ? Math::bf16 : Math::fp8;
+        if (const auto peak = gpu_.peak_of(fitted_in); peak && math != fitted_in)
+          fit.tiles.balance *= *gpu_.peak_of(math) / *peak;
+        fit.policy = parse_policy(e.variant);
+        if (e.parameters.contains("quant_bytes")) fit.quant = from_map(quant_fields(), e.parameters);
+      }
+    };
+    for (const std::string_view dtype : format_names(math)) add(dtype, is_own_format(math));
+    if (out.empty()) add("bfloat16", false);
+    return out;
   }
 
   // Before an 8-bit multiplication a kernel of its own quantizes the activations, which the layers around it keep in 16
@@ -174,8 +200,8 @@ class Fitted final : public KernelModel {
   Gpu gpu_;
   FitFile fits_;
   std::unique_ptr<KernelModel> roofline_;
-  std::array<Fit, all_maths.size()> dense_;
-  std::array<Fit, all_maths.size()> grouped_;
+  std::array<std::vector<Fit>, all_maths.size()> dense_;
+  std::array<std::vector<Fit>, all_maths.size()> grouped_;
 };
 
 Prediction prediction(const FitEntry& entry, double us, double bound, std::string_view regime, bool in_range) {
@@ -221,7 +247,7 @@ std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, co
 std::optional<Prediction> predict_experts(const Gpu& gpu, const FitFile& fits, const ExpertWork& work, DType weights,
                                           const std::string& library) {
   const Math math = natural_math(weights);
-  const FitEntry* entry = find_entry(fits, "moe_kernel", format_name(math), library);
+  const FitEntry* entry = find_entry(fits, "moe_kernel", format_names(math).front(), library);
   if (!entry) return std::nullopt;
   const Device device = device_of(gpu, math);
   ExpertParameters p = from_map(expert_fields(), entry->parameters);

@@ -14,9 +14,9 @@
 
 namespace moesim::cost {
 
-// Kernels of one GPU. `library` picks among the file's fits (find_entry says how; empty: the one with most rows of a
-// format). What the file does not cover comes from its nearest fit with a wider interval and in_range = false; a file
-// without any GEMM leaves the roofline. No result beats the data sheet.
+// Kernels of one GPU. `library`: whose kernels run, the beginning of a fit's library; empty: the fastest of all that
+// were measured, shape by shape, as engines choose. What the file does not cover comes from its nearest fit with a
+// wider interval and in_range = false; a file without any GEMM leaves the roofline. No result beats the data sheet.
 //   gemm, grouped_gemm   the tile model; the grouped one with the parameters of the expert kernels
 //   attention            the machine file's attention efficiency behind the fitted launch; not calibrated
 //   streaming            the fitted memory efficiency behind the fitted launch

@@ -100,6 +100,7 @@ name = "switch-base-8"
 activations = "f32"
 [cluster]
 machine = "a100_80g_sxm"
+calibration = "none"
 gpus_per_node = 2
 [workload]
 phase = "encode"
