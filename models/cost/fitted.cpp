@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -288,6 +289,8 @@ double distance(const Gpu& a, const Gpu& b) {
   const auto peak = [](const Gpu& g) {
     return g.peak_of(g.peak_of(Math::bf16) ? Math::bf16 : Math::f16).value_or(FlopsPerSecond(0)).value();
   };
+  // A processor without a 16-bit matrix pipeline is no relative of any GPU here.
+  if (peak(a) == 0 || peak(b) == 0) return std::numeric_limits<double>::infinity();
   return std::hypot(ln(peak(a), peak(b)), ln(a.memory_bandwidth.value(), b.memory_bandwidth.value()), ln(a.sms, b.sms));
 }
 
