@@ -68,6 +68,7 @@ class Host final : public Executor {
     if (options.transport != nullptr) return as_processes(plan, inputs, options);
     const bool threads = options.mode == RunOptions::Mode::threads ||
                          (options.mode == RunOptions::Mode::automatic && static_cast<unsigned>(plan.ranks) <= cores());
+    check_memory(plan, all_ranks(plan));
     const Programs programs = make_programs(plan, inputs, all_ranks(plan));
     Measurement out = threads ? as_threads(plan, programs, options) : one_at_a_time(plan, programs, options);
     std::vector<std::uint64_t> hashes;
@@ -105,12 +106,12 @@ class Host final : public Executor {
   }
 
   // All ranks refuse when one has to, for its memory say: the others would wait for it.
-  static Programs agreed_programs(const Plan& plan, const Inputs& inputs, Transport& transport, double patience) {
+  template <class Step>
+  static void agree(Transport& transport, double patience, Step&& step) {
     using Text = std::array<char, 512>;
-    Programs programs;
     Text own{};
     try {
-      programs = make_programs(plan, inputs, {transport.rank()});
+      step();
     } catch (const Refused& e) {
       std::string_view(e.what()).copy(own.data(), own.size() - 1);
     }
@@ -124,8 +125,7 @@ class Host final : public Executor {
     }
     transport.exchange(sends, receives, patience);
     for (std::size_t r = 0; r < texts.size(); ++r)
-      if (texts[r].front() != '\0') throw Refused(fmt::format("rank {}: {}", r, texts[r].data()));
-    return programs;
+      if (texts[r].front() != '\0') throw Refused(texts[r].data());
   }
 
   // This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
@@ -134,7 +134,13 @@ class Host final : public Executor {
     if (transport.ranks() != plan.ranks)
       throw Refused(fmt::format("the plan has {} ranks and {} processes were started; use 'mpirun -n {}'", plan.ranks,
                                 transport.ranks(), plan.ranks));
-    const Programs programs = agreed_programs(plan, inputs, transport, options.patience);
+    // Ranks of one computer share its memory; which ones they are is the launcher's choice, so the largest count.
+    std::vector<Rank> here = all_ranks(plan);
+    std::ranges::stable_sort(here, std::ranges::greater{}, [&](Rank r) { return memory_needed(plan, {r}); });
+    here.resize(static_cast<std::size_t>(transport.neighbours()));
+    agree(transport, options.patience, [&] { check_memory(plan, here); });
+    Programs programs;
+    agree(transport, options.patience, [&] { programs = make_programs(plan, inputs, {transport.rank()}); });
     Recorder recorder(options);
     for (int i = 0; i < recorder.wanted(); ++i) {
       const Marks own = run_process(*programs.front(), transport, options.patience);

@@ -135,7 +135,7 @@ class Crew {
 
 }  // namespace
 
-Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks) {
+void check_memory(const Plan& plan, const std::vector<Rank>& ranks) {
   const Bytes needed = memory_needed(plan, ranks);
   const Bytes available = memory_available();
   if (needed > available)
@@ -143,6 +143,9 @@ Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector
         fmt::format("{} ranks of this plan need {} of memory on the host, and {} are available; make the model "
                     "or the workload smaller",
                     ranks.size(), human_binary(needed), human_binary(available)));
+}
+
+Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks) {
   Programs out(ranks.size());
   parallel_for(static_cast<int>(ranks.size()), [&](int i) {
     RowMaps maps(plan, inputs);

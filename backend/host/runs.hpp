@@ -13,7 +13,9 @@ namespace moesim::backend {
 
 using Programs = std::vector<std::unique_ptr<Program>>;
 
-// Binds the plan for the given ranks, on parallel threads. Throws Refused when it cannot run here or does not fit.
+// Throws Refused when the given ranks do not fit into this computer's memory.
+void check_memory(const Plan& plan, const std::vector<Rank>& ranks);
+// Binds the plan for the given ranks, on parallel threads. Throws Refused when it cannot run here.
 Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks);
 
 // Combined over ranks, in their order.

@@ -41,6 +41,11 @@ class Mpi final : public Transport {
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     check(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size");
+    MPI_Comm here = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &here),
+          "MPI_Comm_split_type");
+    check(MPI_Comm_size(here, &neighbours_), "MPI_Comm_size");
+    check(MPI_Comm_free(&here), "MPI_Comm_free");
   }
   Mpi(const Mpi&) = delete;
   Mpi& operator=(const Mpi&) = delete;
@@ -52,6 +57,7 @@ class Mpi final : public Transport {
 
   [[nodiscard]] Rank rank() const override { return Rank(rank_); }
   [[nodiscard]] int ranks() const override { return size_; }
+  [[nodiscard]] int neighbours() const override { return neighbours_; }
   [[nodiscard]] std::string description() const override {
     char text[MPI_MAX_LIBRARY_VERSION_STRING];
     int length = 0;
@@ -161,6 +167,7 @@ class Mpi final : public Transport {
 
   int rank_ = 0;
   int size_ = 1;
+  int neighbours_ = 1;
   bool failed_ = false;
   std::vector<MPI_Request> requests_;
   std::vector<int> peers_;

@@ -38,13 +38,13 @@ class Host final : public KernelModel {
   }
 
   [[nodiscard]] KernelCost gemm(const GemmShape& s) const override {
-    return judge(HostKernel::product, roofline_->gemm(s), s.math, amounts(s));
+    return judge(HostKernel::product, roofline_->gemm(s), s.math, amounts(s), s.weight);
   }
   [[nodiscard]] KernelCost grouped_gemm(const GroupedShape& s) const override {
-    return judge(HostKernel::product, roofline_->grouped_gemm(s), s.math, amounts(s));
+    return judge(HostKernel::product, roofline_->grouped_gemm(s), s.math, amounts(s), s.weight);
   }
   [[nodiscard]] KernelCost attention(const AttentionShape& s) const override {
-    return judge(HostKernel::attention, roofline_->attention(s), s.math, amounts(s));
+    return judge(HostKernel::attention, roofline_->attention(s), s.math, amounts(s), s.dtype);
   }
   [[nodiscard]] KernelCost streaming(Bytes bytes, Flops flops) const override {
     return judge(HostKernel::streaming, roofline_->streaming(bytes, flops), Math::f32, amounts(bytes));
@@ -53,12 +53,14 @@ class Host final : public KernelModel {
  private:
   static std::size_t index(HostKernel kernel) { return static_cast<std::size_t>(kernel); }
 
-  [[nodiscard]] KernelCost judge(HostKernel kernel, KernelCost cost, Math math, const Amounts& of) const {
+  [[nodiscard]] KernelCost judge(HostKernel kernel, KernelCost cost, Math math, const Amounts& of,
+                                 std::optional<DType> format = {}) const {
     const std::optional<FitEntry>& entry = entries_[index(kernel)];
     if (!entry || cost.duration.value() == 0) return cost;
     cost.duration = std::max(from_microseconds(host_us(host_costs(*entry), of)),
                              speed_of_light(gpu_, math, cost.flops, cost.bytes));
     cost.log_sigma = log_sigma(*entry, host_regime(to_microseconds(cost.duration)));
+    if (format) cost.in_range = to_string(*format) == entry->dtype;
     const std::span<const HostTerm> terms = host_terms(kernel);
     for (const CalibratedRange& r : entry->ranges)
       for (std::size_t i = 0; i < terms.size(); ++i)

@@ -21,15 +21,18 @@ def start(n, *args):
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def rank_process(mpirun, rank, within=30):
-    """The pid of a rank: a child of mpirun with OMPI_COMM_WORLD_RANK in its environment."""
+def rank_at_work(mpirun, rank, within=120):
+    """The pid of a rank that is past the start of MPI, which has no patience of ours: a child of mpirun with
+    OMPI_COMM_WORLD_RANK in its environment, and more processor time than starting takes."""
+    enough = 0.6 * os.sysconf("SC_CLK_TCK")
     wanted = f"OMPI_COMM_WORLD_RANK={rank}".encode()
     end = time.monotonic() + within
     while time.monotonic() < end:
         for path in pathlib.Path("/proc").glob("[0-9]*"):
             try:
-                parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == mpirun.pid and wanted in (path / "environ").read_bytes().split(b"\0"):
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+                if (int(fields[1]) == mpirun.pid and int(fields[11]) + int(fields[12]) > enough and
+                        wanted in (path / "environ").read_bytes().split(b"\0")):
                     return int(path.name)
             except (OSError, ValueError):
                 continue
@@ -38,8 +41,14 @@ def rank_process(mpirun, rank, within=30):
 
 
 class Mpi(unittest.TestCase):
+    def start(self, n, *args):
+        run = start(n, *args)
+        self.addCleanup(run.communicate)
+        self.addCleanup(run.kill)
+        return run
+
     def test_processes_compute_what_threads_compute(self):
-        r = start(2, "--repeat", 2, "--json")
+        r = self.start(2, "--repeat", 2, "--json")
         out, err = r.communicate(timeout=120)
         self.assertEqual(r.returncode, 0, err)
         threads = subprocess.run([MOESIM, "run", SCENARIO, "--repeat", "2", "--mode", "threads", "--json"],
@@ -50,24 +59,22 @@ class Mpi(unittest.TestCase):
         self.assertEqual(hashes[0], hashes[1])
 
     def test_the_number_of_processes_is_the_number_of_ranks(self):
-        r = start(3)
+        r = self.start(3)
         out, _ = r.communicate(timeout=120)
         self.assertNotEqual(r.returncode, 0)
         self.assertIn("use 'mpirun -n 2'", out)
 
     def test_a_rank_that_dies_ends_the_run(self):
-        r = start(2, "--repeat", 1000, "--patience", 5)
-        os.kill(rank_process(r, 1), signal.SIGKILL)
+        r = self.start(2, "--repeat", 1000, "--patience", 5)
+        os.kill(rank_at_work(r, 1), signal.SIGKILL)
         begun = time.monotonic()
         r.communicate(timeout=60)
         self.assertNotEqual(r.returncode, 0)
         self.assertLess(time.monotonic() - begun, 30)
 
     def test_a_rank_that_hangs_ends_the_run_with_its_name(self):
-        r = start(2, "--repeat", 1000, "--patience", 2)
-        pid = rank_process(r, 1)
-        time.sleep(1.5)  # past the start of MPI, which has no patience of ours
-        os.kill(pid, signal.SIGSTOP)
+        r = self.start(2, "--repeat", 1000, "--patience", 2)
+        os.kill(rank_at_work(r, 1), signal.SIGSTOP)
         begun = time.monotonic()
         _, err = r.communicate(timeout=60)
         self.assertNotEqual(r.returncode, 0)
