@@ -13,9 +13,10 @@ constexpr double per_ps = 1e-12;
 constexpr double infinite = std::numeric_limits<double>::infinity();
 }  // namespace
 
-BoundedComponent::BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries)
-    : Component(around, now, entries, false),
+BoundedComponent::BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool join)
+    : Component(around, now, entries, false, join),
       eta_(goal_.size()),
+      end_eta_(goal_.size()),
       before_(goal_.size()),
       idle_(fill_->links()),
       idled_(fill_->links()),
@@ -28,12 +29,15 @@ BoundedComponent::BoundedComponent(Surroundings& around, Picoseconds now, std::v
     if (transfers_.empty() || transfers_.back() != m.transfer) transfers_.push_back(m.transfer);
   std::ranges::sort(transfers_);
   transfers_.erase(std::unique(transfers_.begin(), transfers_.end()), transfers_.end());
-  fill_->fill();
-  for (std::uint32_t c = 0; c < rate_.size(); ++c) {
-    rate_[c] = rate_of(c);
+  for (std::uint32_t c = 0; c < rate_.size(); ++c)
     for (const std::uint32_t l : fill_->hops(c)) idled_[l] = std::max(idled_[l], lost_[c]);
-  }
-  start();
+  if (solve()) start();
+}
+
+bool BoundedComponent::solve() {
+  broken_ = !fill_->fill();
+  for (std::uint32_t c = 0; c < rate_.size(); ++c) rate_[c] = fill_->gone(c) || broken_ ? 0 : rate_of(c);
+  return !broken_;
 }
 
 double BoundedComponent::lost(std::uint32_t c) const {
@@ -66,8 +70,8 @@ double BoundedComponent::allowance(double longest) const {
     double soonest = 0, latest = 0;  // that the last of all might end
     for (std::uint32_t c = 0; c < eta_.size(); ++c) {
       if (fill_->gone(c)) continue;
-      soonest = std::max(soonest, eta_[c] - sooner(c) - idled);
-      latest = std::max(latest, eta_[c] + later(c));
+      soonest = std::max(soonest, end_eta_[c] - sooner(c) - idled);
+      latest = std::max(latest, end_eta_[c] + later(c));
     }
     open = std::max(longest - soonest, latest - longest);
   }
@@ -91,8 +95,13 @@ void BoundedComponent::gather(double h) {
                     [](const Soon& a, const Soon& b) { return a.eta != b.eta ? a.eta < b.eta : a.member < b.member; });
 }
 
-void BoundedComponent::add_idle(std::uint32_t c, double rate, double eta) {
-  for (const std::uint32_t l : fill_->hops(c)) {
+void BoundedComponent::clear_idle() {
+  for (const std::uint32_t l : idle_links_) idle_[l] = {};
+  idle_links_.clear();
+}
+
+void BoundedComponent::add_idle(std::span<const std::uint32_t> path, double rate, double eta) {
+  for (const std::uint32_t l : path) {
     if (idle_[l].rate == 0) idle_links_.push_back(l);
     idle_[l].rate += rate;
     idle_[l].rate_eta += rate * eta;
@@ -102,14 +111,13 @@ void BoundedComponent::add_idle(std::uint32_t c, double rate, double eta) {
 // How many of soon_ make the next batch. A link that is full idles for (sum x h - sum x eta) / C at h, sums over those
 // of its flows that end before: h is where the first link has idled for `allowed`. More flows only bring it closer.
 std::size_t BoundedComponent::longest_batch(double allowed) {
-  for (const std::uint32_t l : idle_links_) idle_[l] = {};
-  idle_links_.clear();
+  clear_idle();
   double limit = infinite;
   std::size_t n = 0;
   for (; n < soon_.size() && soon_[n].eta <= limit; ++n) {
-    const std::uint32_t c = soon_[n].c;
-    add_idle(c, rate_[c], soon_[n].eta);
-    for (const std::uint32_t l : fill_->hops(c))
+    const auto links = path(members_[soon_[n].member]);
+    add_idle(links, rate_[soon_[n].c], soon_[n].eta);
+    for (const std::uint32_t l : links)
       if (fill_->full(l)) limit = std::min(limit, (allowed * fill_->capacity(l) + idle_[l].rate_eta) / idle_[l].rate);
   }
   return n;
@@ -120,8 +128,9 @@ void BoundedComponent::plan() {
   for (std::uint32_t c = 0; c < eta_.size(); ++c) {
     if (fill_->gone(c)) continue;
     eta_[c] = std::max(goal_[c] - served_[c], 0.0) / per_ps / rate_[c];
+    end_eta_[c] = std::max(members_[end_of_[c] - 1].target - served_[c], 0.0) / per_ps / rate_[c];
     least = std::min(least, eta_[c]);
-    longest = std::max(longest, eta_[c]);
+    longest = std::max(longest, end_eta_[c]);
   }
   const double allowed = allowance(longest);
   double h = std::max(least, 2 * last_step_);
@@ -140,11 +149,11 @@ void BoundedComponent::plan() {
 // w = (sum x eta' - sum x eta) / C by eta', and had it been used, everything on it would end w sooner. A flow ends
 // sooner by the least w of its full links.
 void BoundedComponent::end_batch() {
-  for (const std::uint32_t l : idle_links_) idle_[l] = {};
-  idle_links_.clear();
+  clear_idle();
   for (const Soon& s : soon_) {
     double least = infinite, most = 0;
-    for (const std::uint32_t l : fill_->hops(s.c)) {
+    const auto links = path(members_[s.member]);
+    for (const std::uint32_t l : links) {
       if (!fill_->full(l)) continue;
       const double w = idle_[l].bytes(s.eta) / per_ps / fill_->capacity(l);
       least = std::min(least, w);
@@ -153,7 +162,7 @@ void BoundedComponent::end_batch() {
     if (least == infinite) least = 0;
     const std::int64_t eta = detail::checked_round_up(std::max(s.eta - least, 0.0));
     batch_.push_back({time_ + Picoseconds(eta), s.c, s.member, s.eta, most - least});
-    add_idle(s.c, rate_[s.c], s.eta);
+    add_idle(links, rate_[s.c], s.eta);
   }
   std::ranges::sort(batch_, [](const Ending& a, const Ending& b) {
     return a.time != b.time ? a.time < b.time : a.member < b.member;
@@ -164,10 +173,10 @@ void BoundedComponent::end_batch() {
 // Flows of the batch end on the way to `now`, at the rates of its beginning.
 void BoundedComponent::step(Picoseconds now) {
   const auto h = static_cast<double>((now - time_).value());
-  for (const std::uint32_t l : idle_links_) idle_[l] = {};
-  idle_links_.clear();
+  clear_idle();
   double slip = 0;
-  for (std::size_t i = 0; i < ended_; ++i) add_idle(batch_[i].c, rate_[batch_[i].c], batch_[i].eta);
+  for (std::size_t i = 0; i < ended_; ++i)
+    add_idle(path(members_[batch_[i].member]), rate_[batch_[i].c], batch_[i].eta);
   for (const std::uint32_t l : idle_links_)
     if (fill_->full(l)) slip = std::max(slip, idle_[l].bytes(h) / fill_->capacity(l) / per_ps);
 
@@ -181,11 +190,14 @@ void BoundedComponent::step(Picoseconds now) {
     spare_[l] = fill_->left(l);
     was_full_[l] = fill_->full(l) ? 1 : 0;
   }
-  fill_->fill();
-  for (std::uint32_t c = 0; c < rate_.size(); ++c) rate_[c] = fill_->gone(c) ? 0 : rate_of(c);
   for (const Ending& e : std::span(batch_).first(ended_))
     if (fill_->gone(e.c)) eta_[e.c] = infinite;
-  if (slip > 0) share_out(h);
+  if (solve()) {
+    if (slip > 0) share_out(h);
+  } else {  // what the batch left unused is lost
+    for (const std::uint32_t l : idle_links_)
+      if (was_full_[l] != 0) idled_[l] += idle_[l].bytes(h) / fill_->capacity(l) / per_ps;
+  }
 }
 
 // What the batch left unused goes to those that have more rate after it (d = rate after - before > 0), as if rates had
@@ -205,13 +217,18 @@ void BoundedComponent::share_out(double h) {
   }
   const double theta = std::min(unused / ended, 1.0);
   const auto room = [&](std::size_t l) { return spare_[l] + idle_[l].bytes(h) / (h * per_ps); };
+  // `rate` more for every flow of a class.
+  const auto add = [&](std::vector<double>& to, std::uint32_t c, double rate) {
+    const auto links = fill_->hops(c);
+    const auto loads = fill_->hop_loads(c);
+    for (std::size_t i = 0; i < links.size(); ++i) to[links[i]] += rate / classes_.weight[c] * loads[i];
+  };
   std::ranges::fill(gain_, 0);
   std::ranges::fill(loss_, 0);
   for (std::uint32_t c = 0; c < rate_.size(); ++c) {
     const double d = rate_[c] - before_[c];
     if (d == 0 || fill_->gone(c)) continue;
-    const double all = d * (end_of_[c] - first_[c]);
-    for (const std::uint32_t l : fill_->hops(c)) (all > 0 ? gain_ : loss_)[l] += std::abs(all);
+    add(d > 0 ? gain_ : loss_, c, std::abs(d));
   }
   for (std::size_t l = 0; l < gain_.size(); ++l) {
     give_[l] = gain_[l] > 0 ? std::min(1.0, (room(l) + theta * loss_[l]) / gain_[l]) : 1.0;
@@ -225,8 +242,7 @@ void BoundedComponent::share_out(double h) {
     if (!(d > 0) || fill_->gone(c)) continue;
     double part = 1;
     for (const std::uint32_t l : fill_->hops(c)) part = std::min(part, give_[l]);
-    const double all = part * d * (end_of_[c] - first_[c]);
-    for (const std::uint32_t l : fill_->hops(c)) gain_[l] += all;
+    add(gain_, c, part * d);
     served_[c] += d * seconds * part;
     late_[c] += part * h * d / rate_[c];
     early_[c] += (first - part) * h * d / rate_[c];
@@ -252,8 +268,10 @@ void BoundedComponent::share_out(double h) {
 
 std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries) {
   if (around.fidelity.kind == Fidelity::Kind::exact || entries.size() <= Fidelity::always_exact)
-    return std::make_unique<ExactComponent>(around, now, std::move(entries));
-  return std::make_unique<BoundedComponent>(around, now, std::move(entries));
+    return std::make_unique<ExactComponent>(around, now, entries);
+  auto joined = std::make_unique<BoundedComponent>(around, now, entries, true);
+  if (!joined->broken()) return joined;
+  return std::make_unique<BoundedComponent>(around, now, entries, false);
 }
 
 }  // namespace moesim::sim

@@ -7,7 +7,7 @@ namespace moesim::sim {
 
 class BoundedComponent final : public Component {
  public:
-  BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries);
+  BoundedComponent(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool join);
 
  private:
   // A flow that ends soon.
@@ -33,13 +33,15 @@ class BoundedComponent final : public Component {
   void gather(double h);
   [[nodiscard]] std::size_t longest_batch(double allowed);
   void end_batch();
-  void add_idle(std::uint32_t c, double rate, double eta);
+  void add_idle(std::span<const std::uint32_t> path, double rate, double eta);
+  void clear_idle();
+  bool solve();
   void step(Picoseconds now);
   void share_out(double h);
 
-  std::vector<double> eta_;     // [classes] of the first member
-  std::vector<double> before_;  // [classes] rates of the batch before
-  std::vector<Idle> idle_;      // [links]
+  std::vector<double> eta_, end_eta_;  // [classes] ps from time_, of the first and the last member
+  std::vector<double> before_;         // [classes] rates of the batch before
+  std::vector<Idle> idle_;             // [links]
   std::vector<std::uint32_t> idle_links_;
   std::vector<double> idled_;  // [links] ps, though it was full
   std::vector<std::uint8_t> was_full_;

@@ -7,24 +7,10 @@
 #include <optional>
 #include <vector>
 
-#include "sim/network/route_book.hpp"
-#include "sim/network/transfers.hpp"
+#include "sim/network/classes.hpp"
 #include "sim/network/water_fill.hpp"
 
 namespace moesim::sim {
-
-// A flow that drains, on its way into or out of a component.
-struct Entry {
-  std::uint32_t route;
-  double weight;
-  double cap;     // bytes per second, infinity = none
-  Member member;  // target = bytes left
-  // Of bounded batches so far, ps. Had they released early, the flow would end so much sooner, and late, later; links
-  // on its way idled so long.
-  double early = 0;
-  double late = 0;
-  double lost = 0;
-};
 
 // What components of one network share.
 struct Surroundings {
@@ -39,8 +25,8 @@ struct Surroundings {
 
 class Component {
  public:
-  // entries: not empty; sorted by it into the order of members_.
-  Component(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool keep_log);
+  // entries: not empty; they are sorted. join: see classes.hpp.
+  Component(Surroundings& around, Picoseconds now, std::vector<Entry>& entries, bool keep_log, bool join);
   virtual ~Component() = default;
   Component(const Component&) = delete;
   Component& operator=(const Component&) = delete;
@@ -55,9 +41,11 @@ class Component {
   void dissolve(Picoseconds now, std::vector<Entry>& out);
 
   // Nothing is left, or so little that building it again makes it smaller, or several.
-  [[nodiscard]] bool worn() const { return live_ == 0 || (2 * live_ < goal_.size() && goal_.size() > 16); }
+  [[nodiscard]] bool worn() const { return broken_ || live_ == 0 || (2 * live_ < goal_.size() && goal_.size() > 16); }
+  // Classes do not hold: it has to be built again with every path a class of its own.
+  [[nodiscard]] bool broken() const { return broken_; }
   [[nodiscard]] Picoseconds time() const { return time_; }
-  [[nodiscard]] const std::vector<LinkId>& links() const { return links_; }
+  [[nodiscard]] const std::vector<LinkId>& links() const { return classes_.links; }
 
   // Bytes moved at `now` of flows under way, added by link.
   void add_moved(Picoseconds now, std::vector<double>& by_link) const;
@@ -88,20 +76,30 @@ class Component {
   [[nodiscard]] double sooner(std::uint32_t c) const { return std::max({0.0, early_[c], -late_[c]}); }
   [[nodiscard]] double later(std::uint32_t c) const { return std::max({0.0, late_[c], -early_[c]}); }
 
-  [[nodiscard]] double rate_of(std::uint32_t c) const { return fill_->level(c) * weight_[c]; }
+  [[nodiscard]] double rate_of(std::uint32_t c) const { return fill_->level(c) * classes_.weight[c]; }
   // The first member of a class is over.
   void retire(const Ending& e);
 
+  // The links that a flow crosses, as fill_ knows them.
+  [[nodiscard]] std::span<const std::uint32_t> path(const Member& m) const {
+    return std::span(classes_.path_hops)
+        .subspan(classes_.path_begin[m.path], classes_.path_begin[m.path + 1] - classes_.path_begin[m.path]);
+  }
+  [[nodiscard]] std::span<const LinkId> route(const Member& m) const {
+    return around_.routes.links(classes_.route[m.path]);
+  }
+
   Surroundings& around_;
-  std::vector<LinkId> links_;  // before links with the same flows were merged
+  Classes classes_;  // links, paths and weights; the rest is in fill_ and below
   std::optional<WaterFill> fill_;
 
-  // By class. Members of a class are sorted by target; first_ is the first that is not over, goal_ its target.
-  std::vector<std::uint32_t> route_, first_, end_of_;
-  std::vector<double> weight_, goal_, served_, rate_;
-  std::vector<double> early_, late_, lost_;  // of Entry, the worst of the class
+  // By class. first_ is the first member that is not over, goal_ its target.
+  std::vector<std::uint32_t> first_, end_of_;
+  std::vector<double> goal_, served_, rate_;
+  std::vector<double> early_, late_, lost_;
   std::vector<Member> members_;
   std::size_t live_ = 0;
+  bool broken_ = false;
 
   Picoseconds time_, end_;
   std::vector<Ending> batch_;  // by time
@@ -110,8 +108,6 @@ class Component {
  private:
   std::size_t decisive_ = 0;  // first of batch_ that might be a Completion,
   std::uint64_t as_of_ = 0;   // by this number of plans
-
-  void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& hops);
 };
 
 std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <stdexcept>
 
 namespace moesim::sim {
 
@@ -9,12 +10,12 @@ namespace {
 constexpr double per_ps = 1e-12;
 }
 
-ExactComponent::ExactComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries)
-    : Component(around, now, entries, true),
+ExactComponent::ExactComponent(Surroundings& around, Picoseconds now, std::vector<Entry>& entries)
+    : Component(around, now, entries, true, false),
       updated_(goal_.size(), now.value()),
       finish_(goal_.size()),
       least_(goal_.size()) {
-  fill_->fill();
+  if (!fill_->fill()) throw std::logic_error("a path is a class of its own");
   follow(0);
   start();
 }

@@ -7,7 +7,7 @@ namespace moesim::sim {
 
 class ExactComponent final : public Component {
  public:
-  ExactComponent(Surroundings& around, Picoseconds now, std::vector<Entry> entries);
+  ExactComponent(Surroundings& around, Picoseconds now, std::vector<Entry>& entries);
 
  private:
   void plan() override;

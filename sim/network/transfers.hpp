@@ -15,6 +15,7 @@ struct Member {
   std::int64_t bytes;
   std::uint32_t transfer;  // index in Transfers
   std::uint32_t from, to;  // in the transfer's places
+  std::uint32_t path = 0;  // in its component's Classes
 };
 
 class Transfers {

@@ -2,17 +2,19 @@
 
 #include <algorithm>
 #include <limits>
+#include <stdexcept>
 
 namespace moesim::sim {
 
 WaterFill::WaterFill(std::vector<double> capacity, std::vector<std::uint32_t> begin, std::vector<std::uint32_t> hops,
-                     std::vector<double> load, std::vector<double> caps, bool keep_log)
+                     std::vector<double> load, std::vector<double> hop_load, std::vector<double> caps, bool keep_log)
     : capacity_(std::move(capacity)),
       hop_begin_(std::move(begin)),
       hops_(std::move(hops)),
       use_begin_(capacity_.size() + 1),
       uses_(hops_.size()),
       load_(std::move(load)),
+      hop_load_(std::move(hop_load)),
       caps_(std::move(caps)),
       keep_log_(keep_log),
       level_(load_.size()),
@@ -22,36 +24,39 @@ WaterFill::WaterFill(std::vector<double> capacity, std::vector<std::uint32_t> be
   for (std::size_t l = 0; l + 1 < use_begin_.size(); ++l) use_begin_[l + 1] += use_begin_[l];
   std::vector<std::uint32_t> cursor(use_begin_.begin(), use_begin_.end() - 1);
   for (std::uint32_t c = 0; c < load_.size(); ++c) {
-    for (const std::uint32_t l : this->hops(c)) {
-      uses_[cursor[l]++] = c;
-      link_[l].total += load_[c];
-      ++link_[l].live;
+    for (std::uint32_t i = hop_begin_[c]; i < hop_begin_[c + 1]; ++i) {
+      uses_[cursor[hops_[i]]++] = {c, i};
+      link_[hops_[i]].total += hop_load_[i];
+      ++link_[hops_[i]].live;
     }
     if (caps_[c] < std::numeric_limits<double>::infinity()) capped_.push_back({caps_[c], c});
   }
   std::stable_sort(capped_.begin(), capped_.end(), [](Capped a, Capped b) { return a.level < b.level; });
 }
 
-void WaterFill::set_load(std::uint32_t c, double load) {
-  const bool last = load == 0;
-  for (const std::uint32_t l : hops(c)) {
-    link_[l].total -= load_[c] - load;
-    link_[l].live -= last ? 1U : 0U;
+void WaterFill::leave(std::uint32_t c, std::span<const std::uint32_t> links, double left) {
+  for (const std::uint32_t l : links) {
+    const auto i = static_cast<std::size_t>(std::ranges::find(hops(c), l) - hops(c).begin()) + hop_begin_[c];
+    const double before = hop_load_[i];
+    hop_load_[i] = before == load_[c] ? left : before - (load_[c] - left);
+    link_[l].total -= before - hop_load_[i];
+    link_[l].live -= hop_load_[i] == 0 ? 1U : 0U;
   }
-  load_[c] = load;
-  gone_[c] = last ? 1 : 0;
+  load_[c] = left;
+  gone_[c] = left == 0 ? 1 : 0;
 }
 
-void WaterFill::fill() {
+bool WaterFill::fill() {
   frozen_ = gone_;
   order_.clear();
   log_.clear();
+  touched_.clear();
   for (std::size_t l = 0; l < link_.size(); ++l) {
     link_[l].left = capacity_[l];
     link_[l].taken = 0;
     link_[l].frozen = 0;
   }
-  rise(0);
+  return rise(0);
 }
 
 std::size_t WaterFill::refill(double level) {
@@ -66,7 +71,7 @@ std::size_t WaterFill::refill(double level) {
     link_[was.link].frozen = was.frozen;
   }
   const std::size_t kept = order_.size();
-  rise(kept == 0 ? 0 : level_[order_.back()]);
+  if (!rise(kept == 0 ? 0 : level_[order_.back()])) throw std::logic_error("refill with classes in parts");
   return kept;
 }
 
@@ -86,8 +91,8 @@ void WaterFill::freeze(std::uint32_t c, double level) {
   frozen_[c] = 1;
   level_[c] = level;
   order_.push_back(c);
-  const double load = load_[c];
   for (std::uint32_t i = hop_begin_[c]; i < hop_begin_[c + 1]; ++i) {
+    if (hop_load_[i] == 0) continue;  // those of its flows are gone
     Link& link = link_[hops_[i]];
     if (link.round != round_) {
       link.round = round_;
@@ -95,7 +100,7 @@ void WaterFill::freeze(std::uint32_t c, double level) {
       link.freezing = 0;
       touched_.push_back(hops_[i]);
     }
-    link.rising += load;
+    link.rising += hop_load_[i];
     ++link.freezing;
   }
 }
@@ -113,7 +118,7 @@ void WaterFill::close_round(double level) {
 }
 
 // Levels only rise: a share that rounding puts below the level of the round before is that level.
-void WaterFill::rise(double last) {
+bool WaterFill::rise(double last) {
   heap_.clear();
   for (std::uint32_t l = 0; l < link_.size(); ++l)
     if (link_[l].frozen < link_[l].live) heap_.push_back({link_[l].share(), l});
@@ -152,11 +157,16 @@ void WaterFill::rise(double last) {
         push({now, other.link});
     }
     for (const std::uint32_t l : saturated_)
-      for (std::uint32_t i = use_begin_[l]; i < use_begin_[l + 1]; ++i)
-        if (frozen_[uses_[i]] == 0) freeze(uses_[i], level);
+      for (std::uint32_t i = use_begin_[l]; i < use_begin_[l + 1]; ++i) {
+        const auto [c, hop] = uses_[i];
+        if (frozen_[c] != 0 || hop_load_[hop] == 0) continue;
+        if (hop_load_[hop] != load_[c]) return false;
+        freeze(c, level);
+      }
     close_round(level);
     last = level;
   }
+  return true;
 }
 
 }  // namespace moesim::sim

@@ -22,17 +22,17 @@ namespace moesim::sim {
 
 class WaterFill {
  public:
-  // Class c crosses links hops[begin[c] .. begin[c + 1]), at least one. caps: level at which a class stops rising,
-  // infinity = none.
+  // Class c crosses links hops[begin[c] .. begin[c + 1]), at least one. hop_load: how much of its load is on each of
+  // them. caps: level at which a class stops rising, infinity = none.
   WaterFill(std::vector<double> capacity, std::vector<std::uint32_t> begin, std::vector<std::uint32_t> hops,
-            std::vector<double> load, std::vector<double> caps, bool keep_log);
+            std::vector<double> load, std::vector<double> hop_load, std::vector<double> caps, bool keep_log);
 
-  // What is left of a class once some of its flows are gone; 0 = all of them.
-  void set_load(std::uint32_t c, double load);
-  // Shares of all classes.
-  void fill();
+  // A flow of class c over `links` leaves. What is left of the class's load then; 0 = it was the last.
+  void leave(std::uint32_t c, std::span<const std::uint32_t> links, double left);
+  // Shares of all classes. False, and shares are of no use, when a link saturates that carries a part of a class.
+  [[nodiscard]] bool fill();
   // Shares of the classes at `level` or above; those below keep theirs. Needs keep_log. Returns the position in order()
-  // from which classes are new.
+  // from which classes are new. Classes are wholly on all their links.
   std::size_t refill(double level);
 
   [[nodiscard]] double level(std::uint32_t c) const { return level_[c]; }
@@ -49,6 +49,9 @@ class WaterFill {
   [[nodiscard]] bool full(std::uint32_t l) const { return link_[l].left <= 1e-9 * capacity_[l]; }
   [[nodiscard]] std::span<const std::uint32_t> hops(std::uint32_t c) const {
     return std::span(hops_).subspan(hop_begin_[c], hop_begin_[c + 1] - hop_begin_[c]);
+  }
+  [[nodiscard]] std::span<const double> hop_loads(std::uint32_t c) const {
+    return std::span(hop_load_).subspan(hop_begin_[c], hop_begin_[c + 1] - hop_begin_[c]);
   }
 
  private:
@@ -75,7 +78,7 @@ class WaterFill {
     [[nodiscard]] double share() const { return left / (total - taken); }
   };
 
-  void rise(double last);
+  [[nodiscard]] bool rise(double last);
   void freeze(std::uint32_t c, double level);
   void close_round(double level);
   void push(Entry e);
@@ -83,8 +86,13 @@ class WaterFill {
 
   std::vector<double> capacity_;
   std::vector<std::uint32_t> hop_begin_, hops_;  // class -> links
-  std::vector<std::uint32_t> use_begin_, uses_;  // link -> classes
-  std::vector<double> load_, caps_;
+  struct Use {
+    std::uint32_t c;
+    std::uint32_t hop;  // in hops_
+  };
+  std::vector<std::uint32_t> use_begin_;  // link -> classes
+  std::vector<Use> uses_;
+  std::vector<double> load_, hop_load_, caps_;
   struct Capped {
     double level;
     std::uint32_t c;

@@ -23,7 +23,9 @@ struct System {
       hops.insert(hops.end(), r.begin(), r.end());
       begin.push_back(static_cast<std::uint32_t>(hops.size()));
     }
-    return {capacity, begin, hops, load, caps, keep_log};
+    std::vector<double> hop_load;
+    for (std::size_t c = 0; c < routes.size(); ++c) hop_load.insert(hop_load.end(), routes[c].size(), load[c]);
+    return {capacity, begin, hops, load, hop_load, caps, keep_log};
   }
 };
 
@@ -74,7 +76,7 @@ TEST_CASE("max-min: no class can rise without lowering one that is no faster") {
     CAPTURE(seed);
     const System s = random_system(seed);
     WaterFill w = s.water_fill(false);
-    w.fill();
+    REQUIRE(w.fill());
     CHECK(w.order().size() == s.routes.size());
     check_max_min(s, w);
   }
@@ -85,7 +87,7 @@ TEST_CASE("filling again from the lowest level that changed is filling from the 
     CAPTURE(seed);
     System s = random_system(seed);
     WaterFill w = s.water_fill(true);
-    w.fill();
+    REQUIRE(w.fill());
     std::mt19937 random(seed);
     for (std::size_t left = s.routes.size(); left > 1;) {
       double lowest = std::numeric_limits<double>::infinity();
@@ -95,7 +97,7 @@ TEST_CASE("filling again from the lowest level that changed is filling from the 
         lowest = std::min(lowest, w.level(c));
         s.load[c] = random() % 2 == 0 ? 0 : s.load[c] / 2;
         left -= s.load[c] == 0 ? 1 : 0;
-        w.set_load(c, s.load[c]);
+        w.leave(c, s.routes[c], s.load[c]);
       }
       if (lowest == std::numeric_limits<double>::infinity()) continue;
       const std::size_t kept = w.refill(lowest);
@@ -103,8 +105,8 @@ TEST_CASE("filling again from the lowest level that changed is filling from the 
       check_max_min(s, w);
 
       WaterFill fresh = s.water_fill(false);
-      for (std::uint32_t c = 0; c < s.routes.size(); ++c) fresh.set_load(c, s.load[c]);
-      fresh.fill();
+      for (std::uint32_t c = 0; c < s.routes.size(); ++c) fresh.leave(c, s.routes[c], s.load[c]);
+      REQUIRE(fresh.fill());
       for (std::uint32_t c = 0; c < s.routes.size(); ++c)
         if (s.load[c] > 0) CHECK(w.level(c) == fresh.level(c));
       if (random() % 8 == 0) break;
@@ -126,7 +128,25 @@ TEST_CASE("links in the same situation get the same share, bit by bit, whatever 
     s.load.assign(21, 1);
     s.caps.assign(21, std::numeric_limits<double>::infinity());
     WaterFill w = s.water_fill(false);
-    w.fill();
+    REQUIRE(w.fill());
     for (std::uint32_t c = 0; c < 21; ++c) CHECK(w.level(c) == capacity / 6);
+  }
+}
+
+TEST_CASE("a class that is on a link in part counts there in part, and cannot stop there") {
+  // Three flows over A (3): a class. One of them is on B too, with a class of its own of one flow.
+  //   B = 4: A stops at 1; B leaves 4 - 1 = 3 to the other.   B = 1.5: it would stop both at 0.75, before A.
+  for (const double b : {4.0, 1.5}) {
+    const double infinite = std::numeric_limits<double>::infinity();
+    WaterFill w({3, b}, {0, 2, 3}, {0, 1, 1}, {3, 1}, {3, 1, 1}, {infinite, infinite}, false);
+    CHECK(w.fill() == (b == 4));
+    if (b != 4) continue;
+    CHECK(w.level(0) == 1);
+    CHECK(w.level(1) == 3);
+    // Without the flow that was on B: A gives the two others 1.5, B is the other class's.
+    w.leave(0, std::vector<std::uint32_t>{0, 1}, 2);
+    REQUIRE(w.fill());
+    CHECK(w.level(0) == 1.5);
+    CHECK(w.level(1) == 4);
   }
 }
