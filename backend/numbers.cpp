@@ -4,25 +4,19 @@
 #include <cmath>
 #include <functional>
 
+#include "backend/hash.hpp"
+
 namespace moesim::backend {
 namespace {
 
-// SplitMix64's finalizer (Steele et al., OOPSLA'14).
-constexpr std::uint64_t mix(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15ULL;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-  return x ^ (x >> 31);
-}
+using hash::mix;
+using hash::uniform;
 
-constexpr std::uint64_t hash(std::string_view text) {
+constexpr std::uint64_t hash_of(std::string_view text) {
   std::uint64_t h = 0xcbf29ce484222325ULL;  // FNV-1a
   for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
   return h;
 }
-
-// [-1, 1) in steps of 2^-23: exact in float.
-float uniform(std::uint64_t h) { return static_cast<float>(static_cast<std::int32_t>(h >> 40) - (1 << 23)) * 0x1p-23F; }
 
 std::int64_t position_in(const Groups& groups, Rank rank, std::int64_t& size) {
   for (const std::vector<Rank>& g : groups) {
@@ -37,16 +31,16 @@ std::int64_t position_in(const Groups& groups, Rank rank, std::int64_t& size) {
 
 }  // namespace
 
+std::uint64_t LogicalMatrix::name_key(std::uint64_t seed, std::string_view name) { return mix(seed ^ hash_of(name)); }
+
 LogicalMatrix::LogicalMatrix(std::uint64_t seed, std::string_view name, std::int64_t matrix, std::int64_t rows)
-    : key_(mix(mix(seed ^ hash(name)) + static_cast<std::uint64_t>(matrix))),
+    : key_(hash::of_matrix(name_key(seed, name), matrix)),
       scale_(rows == 1 ? 0.125F
                        : static_cast<float>(std::sqrt(3.0 / static_cast<double>(std::max<std::int64_t>(rows, 1))))),
       offset_(rows == 1 ? 1.0F : 0.0F) {}
 
 float LogicalMatrix::at(std::int64_t row, std::int64_t col) const {
-  const std::uint64_t h = mix((key_ ^ static_cast<std::uint64_t>(row) * 0xd1342543de82ef95ULL) +
-                              static_cast<std::uint64_t>(col) * 0x2545f4914f6cdd1dULL);
-  return offset_ + scale_ * uniform(h);
+  return offset_ + scale_ * hash::number(key_, row, col);
 }
 
 ShardMap::ShardMap(const Plan& plan, const Buffer& buffer, Rank rank, std::int64_t first_row)
@@ -83,8 +77,20 @@ std::int64_t ShardMap::matrix(std::int64_t row) const {
 
 std::int64_t ShardMap::tensor_row(std::int64_t row) const { return first_row_ + (rows_ == 0 ? 0 : row % rows_); }
 
+std::int64_t first_cache_row(const Plan& plan, BufferId buffer, Rank rank) {
+  for (const Op& op : plan.ops) {
+    const auto* core = std::get_if<AttentionCore>(&op.work);
+    if (core == nullptr || std::find(op.reads.begin(), op.reads.end(), buffer) == op.reads.end()) continue;
+    const std::int64_t sequences = plan.rows(core->sequences, rank);
+    if (sequences == 0 || core->q_len == 0) return 0;
+    const auto owner = static_cast<std::size_t>(plan.owner_of_rank[rank.index()]);
+    return plan.tokens.begin[owner] / core->q_len * (plan.rows(plan.buffer(buffer).rows, rank) / sequences);
+  }
+  return 0;
+}
+
 void gate_weights(std::uint64_t seed, int moe_layer, std::int64_t token, std::span<float> out) {
-  const std::uint64_t key = mix(mix(seed ^ hash("gate")) + static_cast<std::uint64_t>(moe_layer));
+  const std::uint64_t key = mix(mix(seed ^ hash_of("gate")) + static_cast<std::uint64_t>(moe_layer));
   float sum = 0.5F;
   for (std::size_t i = 0; i < out.size(); ++i) {
     const std::uint64_t h = mix((key ^ static_cast<std::uint64_t>(token) * 0xd1342543de82ef95ULL) + i);
@@ -96,7 +102,7 @@ void gate_weights(std::uint64_t seed, int moe_layer, std::int64_t token, std::sp
 }
 
 std::int64_t token_id(std::uint64_t seed, std::int64_t token, std::int64_t vocabulary) {
-  const std::uint64_t h = mix(mix(seed ^ hash("token")) + static_cast<std::uint64_t>(token));
+  const std::uint64_t h = mix(mix(seed ^ hash_of("token")) + static_cast<std::uint64_t>(token));
   return vocabulary < 1 ? 0 : static_cast<std::int64_t>(h % static_cast<std::uint64_t>(vocabulary));
 }
 

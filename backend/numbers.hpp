@@ -18,6 +18,10 @@ class LogicalMatrix {
   // rows of the whole matrix: their number sets the scale, sqrt(3 / rows), so that a product keeps the variance.
   LogicalMatrix(std::uint64_t seed, std::string_view name, std::int64_t matrix, std::int64_t rows);
   [[nodiscard]] float at(std::int64_t row, std::int64_t col) const;
+  // at = offset + scale * hash::number(key, row, col) with the key hash::of_matrix(name_key, matrix): for kernels.
+  static std::uint64_t name_key(std::uint64_t seed, std::string_view name);
+  [[nodiscard]] float scale() const { return scale_; }
+  [[nodiscard]] float offset() const { return offset_; }
 
  private:
   std::uint64_t key_;
@@ -43,6 +47,9 @@ class ShardMap {
   std::vector<std::int64_t> experts_;  // of a placed stack
   std::vector<std::int64_t> cols_;
 };
+
+// Rows of a cache that belong to the owners before this rank's: it holds as many rows of each of their sequences.
+std::int64_t first_cache_row(const Plan& plan, BufferId buffer, Rank rank);
 
 // Weights of gates: falling with the position among a token's top_k, positive, with a sum below 1 (what the softmax
 // leaves to the experts that were not chosen), so that a gate applied twice or not at all shows.

@@ -14,9 +14,9 @@ struct Tensor {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
 
-  [[nodiscard]] std::int64_t element_bytes() const { return bits(dtype) / 8; }
-  [[nodiscard]] std::int64_t bytes() const { return rows * cols * element_bytes(); }
-  [[nodiscard]] std::byte* at(std::int64_t row, std::int64_t col = 0) const {
+  [[nodiscard]] constexpr std::int64_t element_bytes() const { return bits(dtype) / 8; }
+  [[nodiscard]] constexpr std::int64_t bytes() const { return rows * cols * element_bytes(); }
+  [[nodiscard]] constexpr std::byte* at(std::int64_t row, std::int64_t col = 0) const {
     return data + (row * cols + col) * element_bytes();
   }
 };

@@ -37,19 +37,6 @@ std::int64_t number_in(const std::string& path) {
   return in >> v ? v : -1;
 }
 
-// Rows of a cache that belong to the owners before this rank's: it holds `kept` rows of each sequence.
-std::int64_t first_cache_row(const Plan& plan, std::size_t buffer, Rank rank) {
-  for (const Op& op : plan.ops) {
-    const auto* core = std::get_if<AttentionCore>(&op.work);
-    if (core == nullptr || std::find(op.reads.begin(), op.reads.end(), BufferId(buffer)) == op.reads.end()) continue;
-    const std::int64_t sequences = plan.rows(core->sequences, rank);
-    if (sequences == 0 || core->q_len == 0) return 0;
-    const auto owner = static_cast<std::size_t>(plan.owner_of_rank[rank.index()]);
-    return plan.tokens.begin[owner] / core->q_len * (plan.rows(plan.buffers[buffer].rows, rank) / sequences);
-  }
-  return 0;
-}
-
 }  // namespace
 
 Bytes memory_needed(const Plan& plan, const std::vector<Rank>& ranks) {
@@ -121,7 +108,7 @@ void RankMemory::fill(const Plan& plan, const Inputs& inputs, std::size_t buffer
   const Tensor& t = tensors_[buffer];
   const bool cache = b.role == BufferRole::kv_cache;
   if (t.rows == 0 || !computable(b.dtype)) return;
-  const ShardMap shard(plan, b, rank_, cache ? first_cache_row(plan, buffer, rank_) : 0);
+  const ShardMap shard(plan, b, rank_, cache ? first_cache_row(plan, BufferId(buffer), rank_) : 0);
   std::vector<float> row(static_cast<std::size_t>(t.cols));
   std::int64_t current = -1;
   LogicalMatrix matrix(inputs.seed, b.name, 0, 3);

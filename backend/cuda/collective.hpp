@@ -1,0 +1,26 @@
+// A Plan's collective as NCCL calls, seen from one member. docs/cuda.md has the table.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "backend/call.hpp"
+#include "backend/cuda/command.hpp"
+
+namespace moesim::backend::gpu {
+
+struct NcclContext {
+  const Plan& plan;
+  const Op& op;
+  const std::vector<Rank>& group;
+  std::size_t member = 0;
+  int communicator = 0;
+  // Device memory that lives as long as the program, for partial sums that arrive.
+  std::function<std::byte*(std::int64_t bytes)> staging;
+};
+
+// Appends what the member enqueues, in order; a rank's own part is a copy on the device.
+void lower_to_nccl(const NcclContext& at, const CollectiveCall& call, std::vector<Command>& out);
+
+}  // namespace moesim::backend::gpu

@@ -1,0 +1,54 @@
+// A plan made ready to run on one rank's GPU: memory allocated once from the plan's lifetimes, weights in place, every
+// op as commands.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/bind.hpp"
+#include "backend/cuda/arena.hpp"
+#include "backend/cuda/device.hpp"
+#include "backend/cuda/lower.hpp"
+
+namespace moesim::backend::gpu {
+
+class Program {
+ public:
+  // Local ops are lowered, collectives are not yet. Throws Refused: not enough memory, an op that GPUs do not run.
+  Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, Device& device);
+
+  [[nodiscard]] Rank rank() const { return rank_; }
+  [[nodiscard]] Device& device() const { return device_; }
+  [[nodiscard]] std::vector<Step>& steps() { return steps_; }  // [op]
+  [[nodiscard]] const Call& call(std::size_t op) const { return calls_[op]; }
+  [[nodiscard]] const Arena& arena() const { return arena_; }
+  [[nodiscard]] Tensor tensor(BufferId id) const;
+  // Device memory that lives as long as the program.
+  [[nodiscard]] std::byte* staging(std::int64_t bytes);
+  [[nodiscard]] std::byte* table(std::span<const std::byte> content);
+  // Device memory beside the plan's buffers: row maps, token ids, intermediate results.
+  [[nodiscard]] std::int64_t extra_bytes() const { return extra_; }
+
+ private:
+  void allocate();
+  void fill(const Inputs& inputs);
+
+  const Plan& plan_;
+  Rank rank_;
+  Device& device_;
+  Arena arena_;
+  std::byte* device_base_ = nullptr;
+  std::byte* host_base_ = nullptr;
+  std::byte* chunk_ = nullptr;  // of tables
+  std::int64_t chunk_left_ = 0;
+  std::int64_t extra_ = 0;
+  std::vector<Call> calls_;
+  std::vector<Step> steps_;
+};
+
+// Row-major floats of a rank's buffer, for tests and comparisons; where buffers share addresses, the last one's.
+std::vector<float> values(const Program& program, BufferId buffer);
+
+}  // namespace moesim::backend::gpu

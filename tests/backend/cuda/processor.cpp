@@ -1,0 +1,416 @@
+#include "tests/backend/cuda/processor.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+
+#include "backend/cuda/attention_bodies.hpp"
+#include "backend/cuda/bodies.hpp"
+
+namespace moesim::test {
+
+using namespace backend;
+using namespace backend::gpu;
+using Message = Exchange::Message;
+
+namespace {
+
+struct OneLane {
+  [[nodiscard]] static int lane() { return 0; }
+  [[nodiscard]] static int lanes() { return 1; }
+  [[nodiscard]] static float sum(float v) { return v; }
+  [[nodiscard]] static float most(float v) { return v; }
+  [[nodiscard]] static Score best(Score s) { return s; }
+  static void barrier() {}
+};
+constexpr OneLane lane;
+
+template <class Body>
+void rows(std::int64_t n, const Body& body) {
+  for (std::int64_t i = 0; i < n; ++i) body(i);
+}
+
+struct CarryOut {
+  void operator()(const Product& c) const {
+    const std::int64_t part = c.x.cols / c.batch;
+    for (std::int64_t b = 0; b < c.batch; ++b)
+      for (std::int64_t i = 0; i < c.m; ++i)
+        for (std::int64_t j = 0; j < c.n; ++j) {
+          float sum = 0;
+          for (std::int64_t k = 0; k < c.k; ++k)
+            sum += load(c.x.at(i, b * part), c.x.dtype, k) *
+                   (c.transposed ? load(c.w.at(j), c.w.dtype, k) : load(c.w.at(b * c.k + k), c.w.dtype, j));
+          store(c.y.at(i, b * c.n), c.y.dtype, j, sum);
+        }
+  }
+  void operator()(const GroupedProduct& c) const {
+    if (c.groups.empty()) throw std::logic_error("a grouped product without groups");
+    for (const GroupedProduct::Group& g : c.groups) {
+      const auto at = [](const std::byte* p, DType t, std::int64_t r, std::int64_t cols) {
+        return Tensor{const_cast<std::byte*>(p), t, r, cols};
+      };
+      if (g.m == 0) throw std::logic_error("an empty group");
+      (*this)(Product{g.m, c.n, c.k, 1, c.math, false, at(g.x, c.x, g.m, c.k), at(g.w, c.w, c.k, c.n),
+                      at(g.y, c.y, g.m, c.n)});
+    }
+  }
+  void operator()(const MoveRows& c) const {
+    rows(c.rows, [&](std::int64_t i) { move_row(lane, c, c.first + i); });
+  }
+  void operator()(const Normalize& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { normalize_row(lane, c, i); });
+  }
+  void operator()(const Sum& c) const {
+    const auto n = static_cast<int>(c.terms.size());
+    std::int64_t i = 0;
+    for (; i + pack <= c.elements; i += pack) sum_some(c.terms.data(), n, c.y, c.dtype, i, pack);
+    for (; i < c.elements; ++i) sum_some(c.terms.data(), n, c.y, c.dtype, i, 1);
+  }
+  void operator()(const Activate& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { activate_row(lane, c, i); });
+  }
+  void operator()(const Convert& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { convert_row(lane, c, i); });
+  }
+  void operator()(const Quantize& c) const {
+    rows(c.y.rows, [&](std::int64_t i) {
+      for (std::int64_t b = 0; b * 128 < c.x.cols; ++b) quantize_block(lane, c, i, b);
+    });
+  }
+  void operator()(const Embed& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { embed_row(lane, c, i); });
+  }
+  void operator()(const LastRows& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { last_row(lane, c, i); });
+  }
+  void operator()(const Gate& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { gate_row(lane, c, i); });
+  }
+  void operator()(const Attend& c) const {
+    std::vector<float> room(static_cast<std::size_t>(key_tile + c.shape.qk_dim + c.shape.v_dim));
+    rows(c.o.rows, [&](std::int64_t i) {
+      for (std::int64_t h = 0; h < c.shape.heads; ++h) attend_query(lane, c, i, h, room.data());
+    });
+  }
+  void operator()(const Rotate& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { rotate_row(lane, c, i); });
+  }
+  void operator()(const StoreKeys& c) const {
+    rows(c.x.rows, [&](std::int64_t i) { store_keys_row(lane, c, i); });
+  }
+  void operator()(const RotateLatent& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { rotate_latent_row(lane, c, i); });
+  }
+  void operator()(const Fill& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { fill_row(lane, c, i); });
+  }
+  void operator()(const Nothing&) const {}
+  void operator()(const CopyBytes& c) const { std::copy_n(c.from, c.bytes, c.to); }
+  void operator()(const Exchange&) const { throw std::logic_error("an exchange is not one device's"); }
+};
+
+bool collective(Message::Kind k) { return k != Message::Kind::send && k != Message::Kind::receive; }
+
+void require(bool good, const char* what) {
+  if (!good) throw std::logic_error(std::string("NCCL calls of the members do not match: ") + what);
+}
+
+void sum_into(const std::vector<const std::byte*>& sources, std::byte* to, std::int64_t elements, DType t) {
+  for (std::int64_t i = 0; i < elements; ++i) {
+    float sum = 0;
+    for (const std::byte* s : sources) sum += load(s, t, i);
+    store(to, t, i, sum);
+  }
+}
+
+// One call of each kind, at all members at once.
+void carry_out_collective(const std::vector<const Message*>& m) {
+  const Message& first = *m.front();
+  const std::int64_t size = bytes_of(first.dtype);
+  std::vector<const std::byte*> from;
+  for (const Message* each : m) {
+    require(each->kind == first.kind && each->elements == first.elements && each->dtype == first.dtype &&
+                each->peer == first.peer,
+            "a collective of another kind, size, format or root");
+    from.push_back(each->from);
+  }
+  const std::int64_t n = first.elements;
+  // NCCL has read everything before it writes, as far as in-place buffers go; here results are kept apart.
+  std::vector<std::vector<std::byte>> results(m.size());
+  for (std::size_t i = 0; i < m.size(); ++i) {
+    const auto root = static_cast<std::size_t>(first.peer);
+    switch (first.kind) {
+      case Message::Kind::all_gather:
+        for (const std::byte* s : from) results[i].insert(results[i].end(), s, s + n * size);
+        break;
+      case Message::Kind::reduce_scatter: {
+        std::vector<const std::byte*> parts;
+        for (const std::byte* s : from) parts.push_back(s + static_cast<std::int64_t>(i) * n * size);
+        results[i].resize(static_cast<std::size_t>(n * size));
+        sum_into(parts, results[i].data(), n, first.dtype);
+        break;
+      }
+      case Message::Kind::all_reduce:
+        results[i].resize(static_cast<std::size_t>(n * size));
+        sum_into(from, results[i].data(), n, first.dtype);
+        break;
+      case Message::Kind::broadcast:
+        results[i].assign(from[root], from[root] + n * size);
+        break;
+      case Message::Kind::reduce:
+        if (i != root) break;
+        results[i].resize(static_cast<std::size_t>(n * size));
+        sum_into(from, results[i].data(), n, first.dtype);
+        break;
+      case Message::Kind::send:
+      case Message::Kind::receive:
+        break;
+    }
+  }
+  for (std::size_t i = 0; i < m.size(); ++i) std::copy(results[i].begin(), results[i].end(), m[i]->to);
+}
+
+}  // namespace
+
+void carry_out(const Command& command) { std::visit(CarryOut{}, command); }
+
+// ---- machine ----
+
+std::unique_ptr<Device> Machine::open(int device) { return std::make_unique<Processor>(*this, device); }
+
+MeetingId Machine::meeting_id() {
+  const std::scoped_lock lock(mutex_);
+  const std::string text = "meeting " + std::to_string(meetings_++);
+  return {text.begin(), text.end()};
+}
+
+const Exchange* Machine::waiting(const Communicator& c, std::size_t member, int& stream) const {
+  const Processor* p = c.members[member];
+  if (p == nullptr) return nullptr;
+  for (const auto& [s, items] : p->streams_) {
+    if (items.empty() || items.front().kind != Processor::Item::Kind::command) continue;
+    const auto* e = std::get_if<Exchange>(&items.front().command);
+    if (e == nullptr || e->communicator != c.number[member]) continue;
+    stream = s;
+    return e;
+  }
+  return nullptr;
+}
+
+bool Machine::exchange(Processor& from, int stream) {
+  const auto& e = std::get<Exchange>(from.streams_[stream].front().command);
+  const auto& [c, position] = from.communicators_.at(static_cast<std::size_t>(e.communicator));
+  // Whom the call involves: all members, or those that messages lead to.
+  std::set<std::size_t> involved{static_cast<std::size_t>(position)};
+  std::map<std::size_t, std::pair<const Exchange*, int>> calls;
+  std::vector<std::size_t> open{static_cast<std::size_t>(position)};
+  while (!open.empty()) {
+    const std::size_t m = open.back();
+    open.pop_back();
+    int s = 0;
+    const Exchange* call = waiting(*c, m, s);
+    if (call == nullptr) return false;
+    calls[m] = {call, s};
+    for (const Message& message : call->messages)
+      for (std::size_t j = 0; j < c->members.size(); ++j)
+        if ((collective(message.kind) || message.peer == static_cast<int>(j)) && involved.insert(j).second)
+          open.push_back(j);
+  }
+  // Sends meet receives in the order in which they were called; the k-th collective call of each meets the others'
+  // k-th.
+  std::map<std::pair<std::size_t, std::size_t>, std::deque<const Message*>> sent;
+  std::map<std::size_t, std::vector<const Message*>> collectives;
+  for (const auto& [m, call] : calls)
+    for (const Message& message : call.first->messages) {
+      require(message.elements > 0, "a call without elements");
+      if (message.kind == Message::Kind::send) sent[{m, static_cast<std::size_t>(message.peer)}].push_back(&message);
+      if (collective(message.kind)) collectives[m].push_back(&message);
+    }
+  for (const auto& [m, call] : calls)
+    for (const Message& message : call.first->messages) {
+      if (message.kind != Message::Kind::receive) continue;
+      auto& queue = sent[{static_cast<std::size_t>(message.peer), m}];
+      require(!queue.empty(), "a receive without a send");
+      const Message& other = *queue.front();
+      queue.pop_front();
+      require(other.elements == message.elements && other.dtype == message.dtype, "a message of another size");
+      std::copy_n(other.from, other.elements * bytes_of(other.dtype), message.to);
+    }
+  for (const auto& [pair, queue] : sent) require(queue.empty(), "a send without a receive");
+  if (!collectives.empty()) {
+    require(collectives.size() == c->members.size(), "a member calls no collective");
+    for (const auto& [m, list] : collectives) require(list.size() == collectives[0].size(), "other numbers of calls");
+    for (std::size_t i = 0; i < collectives[0].size(); ++i) {
+      std::vector<const Message*> each;
+      for (const auto& [m, list] : collectives) each.push_back(list[i]);
+      carry_out_collective(each);
+    }
+  }
+  for (const auto& [m, call] : calls) {
+    ++c->members[m]->carried_;
+    c->members[m]->streams_[call.second].pop_front();
+  }
+  return true;
+}
+
+bool Machine::step() {
+  std::vector<std::pair<Processor*, int>> heads;
+  for (Processor* p : open_)
+    for (const auto& [s, items] : p->streams_)
+      if (!items.empty()) heads.emplace_back(p, s);
+  std::shuffle(heads.begin(), heads.end(), random_);
+  for (const auto& [p, s] : heads) {
+    if (p->number_ == 0 && hang_after >= 0 && p->carried_ >= hang_after) continue;
+    Processor::Item& item = p->streams_[s].front();
+    switch (item.kind) {
+      case Processor::Item::Kind::wait:
+        if (p->done_[item.number] < item.ticket) continue;
+        break;
+      case Processor::Item::Kind::record:
+        p->done_[item.number] = item.ticket;
+        break;
+      case Processor::Item::Kind::stamp:
+        p->stamps_[item.number] = static_cast<double>(
+            std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+                .count());
+        p->pending_stamps_.erase(item.number);
+        break;
+      case Processor::Item::Kind::command:
+        if (std::holds_alternative<Exchange>(item.command)) {
+          if (!exchange(*p, s)) continue;
+          return true;
+        }
+        carry_out(item.command);
+        ++p->carried_;
+        break;
+    }
+    p->streams_[s].pop_front();
+    return true;
+  }
+  return false;
+}
+
+// ---- processor ----
+
+Processor::Processor(Machine& machine, int number) : machine_(machine), number_(number) {
+  const std::scoped_lock lock(machine.mutex_);
+  description_ = {"processor " + std::to_string(number), 9, 0, 1, machine.memory_, 1 << 20};
+  machine.open_.push_back(this);
+  ++machine.live;
+}
+Processor::~Processor() {
+  const std::scoped_lock lock(machine_.mutex_);
+  std::erase(machine_.open_, this);
+  for (const auto& [c, position] : communicators_) c->members[static_cast<std::size_t>(position)] = nullptr;
+  --machine_.live;
+}
+
+std::byte* Processor::allocate(std::int64_t bytes, Memory where) {
+  if (where == Memory::device) {
+    if (used_ + bytes > description_.memory) throw OutOfMemory(bytes, description_.memory - used_);
+    used_ += bytes;
+  }
+  const auto size = static_cast<std::size_t>((bytes + 255) / 256 * 256);
+  memory_.emplace_back(static_cast<std::byte*>(std::aligned_alloc(256, size)));
+  std::fill_n(memory_.back().get(), size, std::byte{0xff});  // NaN in every format
+  return memory_.back().get();
+}
+void Processor::upload(std::byte* to, std::span<const std::byte> from) { std::copy(from.begin(), from.end(), to); }
+void Processor::download(std::span<std::byte> to, const std::byte* from) { std::copy_n(from, to.size(), to.begin()); }
+
+void Processor::put(Item item) {
+  const std::scoped_lock lock(machine_.mutex_);
+  if (capturing_) {
+    const bool begins =
+        std::none_of(graph_.begin(), graph_.end(), [&](const Item& i) { return i.stream == item.stream; });
+    if (begins && item.stream != 0 && item.kind != Item::Kind::wait)
+      throw std::logic_error("a captured stream does not begin with a wait");
+    graph_.push_back(std::move(item));
+    return;
+  }
+  if (item.kind == Item::Kind::record) recorded_[item.number] = item.ticket = recorded_[item.number] + 1;
+  if (item.kind == Item::Kind::wait) item.ticket = recorded_[item.number];
+  if (item.kind == Item::Kind::stamp) pending_stamps_.insert(item.number);
+  if (item.kind == Item::Kind::command) machine_.log[number_].push_back(item.command);
+  streams_[item.stream].push_back(std::move(item));
+}
+
+void Processor::enqueue(const Command& command, int stream) { put({Item::Kind::command, 0, 0, command, stream}); }
+void Processor::record(int event, int stream) { put({Item::Kind::record, event, 0, Nothing{}, stream}); }
+void Processor::wait(int event, int stream) { put({Item::Kind::wait, event, 0, Nothing{}, stream}); }
+void Processor::stamp(int stamp, int stream) { put({Item::Kind::stamp, stamp, 0, Nothing{}, stream}); }
+void Processor::flush_cache(int) {}
+
+double Processor::nanoseconds(int from, int to) { return stamps_.at(to) - stamps_.at(from); }
+bool Processor::reached(int stamp) { return pending_stamps_.count(stamp) == 0 && stamps_.count(stamp) != 0; }
+
+bool Processor::idle() const {
+  return std::all_of(streams_.begin(), streams_.end(), [](const auto& s) { return s.second.empty(); });
+}
+
+bool Processor::finish(double patience, const std::function<bool()>& give_up) {
+  if (capturing_) throw std::logic_error("the host waits while a graph is captured");
+  const auto begun = std::chrono::steady_clock::now();
+  while (true) {
+    {
+      const std::scoped_lock lock(machine_.mutex_);
+      if (!machine_.failure_.empty()) throw std::runtime_error(machine_.failure_);
+      try {
+        for (int i = 0; i < 64 && !idle(); ++i)
+          if (!machine_.step()) break;
+      } catch (const std::exception& e) {
+        machine_.failure_ = e.what();
+        throw;
+      }
+      if (idle()) return true;
+    }
+    if (give_up()) return false;
+    if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() > patience) return false;
+    std::this_thread::yield();
+  }
+}
+
+void Processor::begin_capture() {
+  capturing_ = true;
+  graph_.clear();
+  const std::scoped_lock lock(machine_.mutex_);
+  ++machine_.captures;
+}
+void Processor::end_capture() {
+  capturing_ = false;
+  std::map<int, const Item*> last;
+  for (const Item& i : graph_) last[i.stream] = &i;
+  for (const auto& [s, i] : last) {
+    const bool joined =
+        s == 0 || (i->kind == Item::Kind::record && std::any_of(graph_.begin(), graph_.end(), [&](const Item& w) {
+                     return w.stream == 0 && w.kind == Item::Kind::wait && w.number == i->number;
+                   }));
+    if (!joined) throw std::logic_error("a captured stream is not waited for");
+  }
+}
+void Processor::replay() {
+  const std::scoped_lock lock(machine_.mutex_);
+  ++machine_.replays;
+  for (const Item& i : graph_) put(i);
+}
+
+int Processor::join(const MeetingId& id, int members, int position) {
+  const std::scoped_lock lock(machine_.mutex_);
+  auto& c = machine_.communicators_[id];
+  if (c == nullptr) {
+    c = std::make_shared<Machine::Communicator>();
+    c->members.resize(static_cast<std::size_t>(members));
+    c->number.resize(static_cast<std::size_t>(members), -1);
+  }
+  const auto at = static_cast<std::size_t>(position);
+  if (c->members.size() != static_cast<std::size_t>(members) || c->members.at(at) != nullptr)
+    throw std::logic_error("members of a communicator disagree");
+  c->members[at] = this;
+  c->number[at] = static_cast<int>(communicators_.size());
+  communicators_.emplace_back(c, position);
+  return c->number[at];
+}
+void Processor::abort() noexcept { aborted_ = true; }
+
+}  // namespace moesim::test
