@@ -47,7 +47,7 @@ int calibrate(const Args& args) {
     options.progress = [&](double share, std::string_view what) { progress(share, std::string(what)); };
     report = fit::calibrate(options);
   }
-  if (!args.predictions.empty()) fit::write_predictions(report, args.predictions);
+  if (!args.predictions.empty()) fit::write_predictions(fit::predictions(report), args.predictions);
   fmt::print("{}", fit::render(report));
   if (!args.options.output.empty()) fmt::print(stderr, "wrote {}\n", args.options.output);
   return Exit::ok;

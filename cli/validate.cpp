@@ -12,7 +12,7 @@ namespace moesim::cli {
 void add_validate(CLI::App& app, Run& run) {
   struct Args {
     fit::ValidationOptions options;
-    std::string schema, csv;
+    std::string schema, csv, predictions;
     bool markdown = false, json = false;
   };
   CLI::App* verb = app.add_subcommand("validate", "How far predictions are from measurements they have not seen");
@@ -35,6 +35,7 @@ void add_validate(CLI::App& app, Run& run) {
   auto* markdown = verb->add_flag("--markdown", args->markdown, "As a table for a README");
   verb->add_flag("--json", args->json, "As JSON")->excludes(markdown);
   verb->add_option("--csv", args->csv, "Also write the table as CSV");
+  verb->add_option("--predictions", args->predictions, "CSV to write: every figure, measured and predicted");
   verb->footer(R"(Two kinds of lines: rows that were held out when a fit was made, as its file records, and figures
 that others published, predicted now. Errors are |ln(predicted / measured)|; coverage is the share of rows inside the
 90 % interval; beside them the roofline with latency and bandwidth, and interpolation between the nearest rows.
@@ -47,6 +48,7 @@ Examples:
       if (!args->schema.empty()) args->options.schema = schemas.at(args->schema);
       const fit::ValidationTable table = fit::validate(args->options);
       if (!args->csv.empty()) fit::write_csv(table, args->csv);
+      if (!args->predictions.empty()) fit::write_predictions(table.rows, args->predictions);
       fmt::print("{}", args->json ? fit::to_json(table) : fit::render(table, args->markdown));
       return Exit::ok;
     };

@@ -73,7 +73,8 @@ Calibration find_calibration(const Scenario& s, const hardware::MachineSpec& mac
 }
 
 std::unique_ptr<cost::KernelModel> make_kernels(const Calibration& calibration, const Gpu& gpu) {
-  return calibration.fits ? cost::make_fitted(gpu, *calibration.fits, calibration.library) : cost::make_roofline(gpu);
+  if (!calibration.fits) return cost::make_roofline(gpu);
+  return cost::make_fitted(gpu, *calibration.fits, calibration.library, fit::uncalibrated_sigma()["other pipeline"]);
 }
 
 }  // namespace moesim::study

@@ -23,7 +23,7 @@ struct ErrorRow {
   std::int64_t spans = 0;
   Picoseconds predicted;  // sum over the spans
   Picoseconds measured;
-  Picoseconds off;  // sum of the absolute differences
+  Picoseconds off;    // sum of the absolute differences
   double bias = 0;    // of the sums
   double median = 0;  // of the spans' absolute errors
   double p90 = 0;

@@ -27,7 +27,7 @@ struct Setup {
   Calibration calibration;
   Workload workload;  // sequences over all GPUs
   std::unique_ptr<const Routing> routing;
-  std::unique_ptr<const Routing> history;  // what placements are planned on; none: routing itself
+  std::unique_ptr<const Routing> history;    // what placements are planned on; none: routing itself
   std::vector<ResolvedStrategy> strategies;  // in the scenario's order
 };
 

@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
+#include "models/fit/shipped.hpp"
 #include "sim/op_cost.hpp"
-#include "support/files.hpp"
-#include "support/toml_reader.hpp"
 
 namespace moesim::study {
 namespace {
@@ -26,25 +26,6 @@ ErrorKind kind_of(const Work& work) {
     ErrorKind operator()(const Collective&) const { return ErrorKind::collectives; }
   };
   return std::visit(Kind{}, work);
-}
-
-// What no calibration covers: attention behind the machine file's efficiency, and the host.
-std::array<double, error_kinds> uncalibrated() {
-  TomlDocument document(data_path("models/fitted/uncalibrated.toml"));
-  TomlTable root = document.root();
-  std::array<double, error_kinds> out{};
-  for (TomlTable table : root.tables("uncalibrated")) {
-    std::string kind;
-    std::string source;
-    double sigma = 0;
-    table.require("kind", kind);
-    table.require("sigma", sigma, {0, 10});
-    table.require("source", source);
-    for (std::size_t k = 0; k < error_kinds; ++k)
-      if (to_string(static_cast<ErrorKind>(k)) == kind) out[k] = sigma;
-  }
-  document.throw_if_errors();
-  return out;
 }
 
 std::optional<cost::CollectiveKind> as_measured(Collective::Kind kind) {
@@ -107,8 +88,12 @@ Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster
               const Calibration& calibration) {
   Errors out;
   if (!calibration.fits) return out;
-  const std::array<double, error_kinds> others = uncalibrated();
-  out.launch_sigma = others[static_cast<std::size_t>(ErrorKind::launching)];
+  const std::map<std::string, double> others = fit::uncalibrated_sigma();
+  const auto uncalibrated = [&](ErrorKind kind) {
+    const auto it = others.find(std::string(to_string(kind)));
+    return it == others.end() ? 0.0 : it->second;
+  };
+  out.launch_sigma = uncalibrated(ErrorKind::launching);
   const sim::OpCosts costs(plan, cluster, kernels);
   out.ops.resize(plan.ops.size());
   // Spans are sorted by op: the longest of each run.
@@ -125,7 +110,7 @@ Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster
       continue;
     }
     const sim::OpCost cost = costs(op, longest.rank);
-    e.log_sigma = cost.log_sigma > 0 ? cost.log_sigma : others[static_cast<std::size_t>(e.kind)];
+    e.log_sigma = cost.log_sigma > 0 ? cost.log_sigma : uncalibrated(e.kind);
     e.in_range = cost.in_range;
   }
   return out;

@@ -54,8 +54,8 @@ struct Fit {
 
 class Fitted final : public KernelModel {
  public:
-  Fitted(const Gpu& gpu, const FitFile& fits, const std::string& library)
-      : gpu_(gpu), fits_(fits), roofline_(make_roofline(gpu)) {
+  Fitted(const Gpu& gpu, const FitFile& fits, const std::string& library, double other_pipeline_sigma)
+      : gpu_(gpu), fits_(fits), other_pipeline_sigma_(other_pipeline_sigma), roofline_(make_roofline(gpu)) {
     for (const Math math : all_maths) {
       dense_[index(math)] = choose("gemm", math, library);
       grouped_[index(math)] = choose("moe_kernel", math, library);
@@ -193,13 +193,14 @@ class Fitted final : public KernelModel {
     out.duration = std::max(from_microseconds(us), speed_of_light(gpu_, math, work, traffic));
     out.flops = work;
     out.bytes = traffic;
-    out.log_sigma = log_sigma(*fit.entry, regime);
+    out.log_sigma = std::hypot(log_sigma(*fit.entry, regime), fit.own_format ? 0 : other_pipeline_sigma_);
     out.in_range = in_range;
     return out;
   }
 
   Gpu gpu_;
   FitFile fits_;
+  double other_pipeline_sigma_;
   std::unique_ptr<KernelModel> roofline_;
   std::array<std::vector<Fit>, all_maths.size()> dense_;
   std::array<std::vector<Fit>, all_maths.size()> grouped_;
@@ -241,8 +242,9 @@ bool in_range(const FitEntry& entry, const CollectiveShape& shape) {
          inside(entry, "nodes", shape.nodes);
 }
 
-std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library) {
-  return std::make_unique<Fitted>(gpu, fits, library);
+std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library,
+                                         double other_pipeline_sigma) {
+  return std::make_unique<Fitted>(gpu, fits, library, other_pipeline_sigma);
 }
 
 std::optional<Prediction> predict_experts(const Gpu& gpu, const FitFile& fits, const ExpertWork& work, DType weights,

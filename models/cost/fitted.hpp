@@ -20,7 +20,9 @@ namespace moesim::cost {
 //   gemm, grouped_gemm   the tile model; the grouped one with the parameters of the expert kernels
 //   attention            the machine file's attention efficiency behind the fitted launch; not calibrated
 //   streaming            the fitted memory efficiency behind the fitted launch
-std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library = {});
+// `other_pipeline_sigma` is added in quadrature where a pipeline takes the parameters of another (tf32 those of bf16).
+std::unique_ptr<KernelModel> make_fitted(const Gpu& gpu, const FitFile& fits, const std::string& library = {},
+                                         double other_pipeline_sigma = 0);
 
 // One prediction of a fit with its 90 % interval.
 struct Prediction {

@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <map>
-#include <numeric>
 #include <ostream>
 #include <tuple>
 
@@ -69,27 +67,29 @@ std::string too_few(const Group& group) {
                      group.entry.dtype, rows, rows == 1 ? "" : "s", group.parameters.size(), least);
 }
 
-// Rows that were timed with the host's launches in them stand on a few levels whatever the shape. They say nothing
+// Rows that were timed with the host's launches in them crowd around a few times whatever the shape. They say nothing
 // about the kernel.
 std::string host_bound(const Group& group) {
-  constexpr double level = 0.1;    // width in ln t
+  constexpr double width = 0.6;    // of the crowd, in ln t: a factor of 1.8
   constexpr double shortest = 30;  // us: device-side floors are below
-  constexpr double most = 0.6;     // of the rows on three levels, over shapes of very different work
-  std::map<int, std::size_t> levels;
+  constexpr double most = 0.4;     // of the rows, over shapes of very different work; kernels alone have 0.1 to 0.2
+  std::vector<double> times;
   for (const double t : group.log_us)
-    if (t > std::log(shortest)) ++levels[static_cast<int>(std::floor(t / level))];
-  std::vector<std::size_t> counts;
-  for (const auto& [at, n] : levels) counts.push_back(n);
-  std::sort(counts.rbegin(), counts.rend());
-  counts.resize(std::min<std::size_t>(counts.size(), 3));
-  const auto rows = static_cast<double>(group.rows());
-  const double share = static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::size_t{0})) / rows;
+    if (t > std::log(shortest)) times.push_back(t);
+  std::sort(times.begin(), times.end());
+  std::size_t crowd = 0;
+  std::size_t begin = 0;
+  for (std::size_t end = 0; end < times.size(); ++end) {
+    while (times[end] - times[begin] > width) ++begin;
+    crowd = std::max(crowd, end + 1 - begin);
+  }
+  const double share = static_cast<double>(crowd) / static_cast<double>(group.rows());
   const auto [low, high] = std::minmax_element(group.log_bound.begin(), group.log_bound.end());
   if (share < most || *high - *low < 5) return {};
   return fmt::format(
-      "{} {} {}: {:.0f} % of the times stand on three levels above {} us whatever the shape: the host's "
-      "launches were timed, not the kernel",
-      group.entry.schema, group.entry.library, group.entry.dtype, 100 * share, shortest);
+      "{} {} {}: {:.0f} % of the times are above {} us and within a factor of {:.1f} of each other whatever the shape: "
+      "the host's launches were timed, not the kernel",
+      group.entry.schema, group.entry.library, group.entry.dtype, 100 * share, shortest, std::exp(width));
 }
 
 struct Loaded {
@@ -207,20 +207,45 @@ std::string render(const CalibrationReport& report) {
   return out;
 }
 
-void write_predictions(const CalibrationReport& report, const std::string& path) {
+void write_predictions(const std::vector<PredictedRow>& rows, const std::string& path) {
   write_file(path, [&](std::ostream& out) {
-    out << "schema,library,dtype,shape,regime,size,measured_us,predicted_us,low_us,high_us,roofline_us,nearest_us\n";
-    for (const GroupReport& r : report.groups)
-      for (std::size_t i = 0; i < r.group.rows(); ++i) {
-        const cost::Accuracy* a = r.group.entry.find(r.group.regime[i]);
-        const double predicted = std::exp(r.held_out.log_us[i]);
-        out << fmt::format("{},{},{},{},\"{}\",{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},{:.6g}\n",
-                           r.group.entry.schema, r.group.entry.library, r.group.entry.dtype, r.group.shape[i],
-                           r.group.regime[i], r.group.size[i], std::exp(r.group.log_us[i]), predicted,
-                           predicted * std::exp(a ? a->low : 0), predicted * std::exp(a ? a->high : 0),
-                           std::exp(r.group.log_roofline[i]), std::exp(r.held_out.log_nearest[i]));
-      }
+    out << "machine,schema,library,dtype,shape,regime,size,measured_us,predicted_us,low_us,high_us,roofline_us,"
+           "nearest_us\n";
+    for (const PredictedRow& r : rows) {
+      out << fmt::format("{},{},{},{},{},\"{}\",{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},{:.6g},", r.machine, r.schema,
+                         r.library, r.dtype, r.shape, r.regime, r.size, r.us, r.predicted_us, r.low_us, r.high_us,
+                         r.roofline_us);
+      out << (r.nearest_us > 0 ? fmt::format("{:.6g}\n", r.nearest_us) : "\n");
+    }
   });
+}
+
+PredictedRow predicted_row(const Group& group, std::size_t i, const std::string& machine, double log_predicted,
+                           double log_reach) {
+  return {machine,
+          group.entry.schema,
+          group.entry.library,
+          group.entry.dtype,
+          group.shape[i],
+          group.regime[i],
+          group.size[i],
+          std::exp(group.log_us[i]),
+          std::exp(log_predicted),
+          std::exp(log_predicted - log_reach),
+          std::exp(log_predicted + log_reach),
+          std::exp(group.log_roofline[i]),
+          0};
+}
+
+std::vector<PredictedRow> predictions(const CalibrationReport& report) {
+  std::vector<PredictedRow> out;
+  for (const GroupReport& r : report.groups)
+    for (std::size_t i = 0; i < r.group.rows(); ++i) {
+      const cost::Accuracy* a = r.group.entry.find(r.group.regime[i]);
+      out.push_back(predicted_row(r.group, i, report.file.machine, r.held_out.log_us[i], a ? a->high : 0));
+      out.back().nearest_us = std::exp(r.held_out.log_nearest[i]);
+    }
+  return out;
 }
 
 }  // namespace moesim::fit

@@ -59,7 +59,17 @@ void fit_all(Group& group, int most_rows);  // on every row that is to be fitted
 std::string render(const CalibrationReport& report);
 std::string accuracy_header();
 std::string accuracy_lines(const cost::FitEntry& entry);
+
 // Predicted against measured, one line per row, for notebooks and spreadsheets.
-void write_predictions(const CalibrationReport& report, const std::string& path);
+struct PredictedRow {
+  std::string machine, schema, library, dtype, shape, regime;
+  double size = 0;
+  double us = 0, predicted_us = 0, low_us = 0, high_us = 0;
+  double roofline_us = 0, nearest_us = 0;  // nearest: 0 where there is no table of rows to look in
+};
+PredictedRow predicted_row(const Group& group, std::size_t row, const std::string& machine, double log_predicted,
+                           double log_reach);
+std::vector<PredictedRow> predictions(const CalibrationReport& report);  // of the folds that had not seen the row
+void write_predictions(const std::vector<PredictedRow>& rows, const std::string& path);
 
 }  // namespace moesim::fit

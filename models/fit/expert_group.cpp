@@ -98,6 +98,24 @@ std::map<std::string, bool> find_gated(const std::vector<const ExpertRow*>& rows
   return out;
 }
 
+// A rank with half of another's experts, or half of their width, has less to do for the same tokens. Rows that take
+// longer by more than half were measured on something else: an autotuner that missed, most likely.
+std::vector<bool> in_order(const std::vector<const ExpertRow*>& rows) {
+  const auto key = [](const ExpertRow& r, int tp, int ep) {
+    return fmt::format("{} {} {} {} {} {}", r.origin.library, shape_name(r), r.power_law, tp, ep, r.tokens);
+  };
+  std::map<std::string, double> times;
+  for (const ExpertRow* r : rows) times[key(*r, r->tp, r->ep)] = r->us;
+  std::vector<bool> out;
+  for (const ExpertRow* r : rows) {
+    bool good = true;
+    for (const auto& [tp, ep] : {std::pair{r->tp / 2, r->ep}, std::pair{r->tp, r->ep / 2}})
+      if (const auto it = times.find(key(*r, tp, ep)); it != times.end()) good = good && r->us <= 1.5 * it->second;
+    out.push_back(good);
+  }
+  return out;
+}
+
 std::string row_key(const ExpertRow& r) {
   return fmt::format("{} {} {} {} {}", r.origin.library, shape_name(r), r.tp, r.ep, r.tokens);
 }
@@ -152,7 +170,7 @@ std::vector<Group> expert_groups(const std::vector<ExpertRow>& rows, const hardw
              .bound_us = bound,
              .roofline_us = roofline,
              .coordinates = {std::log2(w.tokens), std::log2(w.hidden), std::log2(w.inter), std::log2(w.top_k),
-                             std::log2(w.experts), std::log2(static_cast<double>(r->ep))},
+                             std::log2(w.experts), std::log2(static_cast<double>(r->ep)), 10 * r->power_law},
              .train = !balanced || r->power_law == 0});
       b.range("tokens", w.tokens);
       b.range("hidden", w.hidden);
@@ -169,6 +187,7 @@ std::vector<Group> expert_groups(const std::vector<ExpertRow>& rows, const hardw
       const cost::ExpertParameters p = unpack(theta);
       for (std::size_t i = 0; i < which.size(); ++i) result[i] = log_us(*data, p, policies[variant], which[i]);
     };
+    b.group.in_order = in_order(members);
     check_units(b.group, machine.id);
     out.push_back(std::move(b.group));
   }

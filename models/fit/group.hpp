@@ -39,8 +39,10 @@ struct Group {
   std::vector<std::string> regime;   // a line of the accuracy table
   std::vector<double> log_bound;     // data sheet
   std::vector<double> log_roofline;  // the baseline: roofline, or latency and bandwidth of the machine file
-  std::vector<std::array<double, 6>> coordinates;           // of the nearest-row baseline
-  std::vector<bool> train;                                  // used by the fit (all are used to judge)
+  std::vector<std::array<double, 7>> coordinates;  // of the nearest-row baseline
+  std::vector<bool> train;                         // used by the fit (all are used to judge)
+  // Whether the measurement is in order: not longer than the same with twice the work on the rank. By row, or empty.
+  std::vector<bool> in_order;
   std::vector<std::pair<std::size_t, std::size_t>> skewed;  // (balanced row, the same with skew): slowdown is judged
 
   // ln of the model's time in us at the rows `which`.

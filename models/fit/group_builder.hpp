@@ -19,7 +19,7 @@ struct Row {
   std::string regime{};
   double bound_us = 0;
   double roofline_us = 0;
-  std::array<double, 6> coordinates{};
+  std::array<double, 7> coordinates{};
   bool train = true;
 };
 

@@ -185,6 +185,7 @@ std::vector<cost::Accuracy> accuracy(const Group& group, const HeldOut& held) {
   for (std::size_t i = 0; i < group.rows(); ++i) {
     push(lines[group.regime[i]], i);
     push(lines["all"], i);
+    if (!group.in_order.empty() && group.in_order[i]) push(lines[group.regime[i] + ", in order"], i);
   }
   for (const auto& [base, skew] : group.skewed) {
     Line& line = lines["slowdown under skew"];

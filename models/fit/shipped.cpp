@@ -47,4 +47,21 @@ std::vector<cost::TransferError> transfer_errors() {
   return out;
 }
 
+std::map<std::string, double> uncalibrated_sigma() {
+  TomlDocument document(data_path("models/fitted/uncalibrated.toml"));
+  TomlTable root = document.root();
+  std::map<std::string, double> out;
+  for (TomlTable table : root.tables("uncalibrated")) {
+    std::string kind;
+    std::string source;
+    double sigma = 0;
+    table.require("kind", kind);
+    table.require("sigma", sigma, {0, 10});
+    table.require("source", source);
+    out[kind] = sigma;
+  }
+  document.throw_if_errors();
+  return out;
+}
+
 }  // namespace moesim::fit

@@ -1,7 +1,9 @@
 // Fits that ship with the program, and what a machine without its own takes.
 #pragma once
 
+#include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "models/cost/fitted.hpp"
@@ -15,5 +17,8 @@ std::optional<cost::FitFile> fits_for(const hardware::MachineSpec& machine);
 
 // models/fitted/transfer.toml: what transfers cost, measured.
 std::vector<cost::TransferError> transfer_errors();
+
+// models/fitted/uncalibrated.toml: standard deviations of ln(true / predicted) of what no fit covers, by kind.
+std::map<std::string, double> uncalibrated_sigma();
 
 }  // namespace moesim::fit

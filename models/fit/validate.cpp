@@ -51,8 +51,8 @@ std::vector<const cost::FitEntry*> entries_for(const cost::FitFile& fits, const 
   return out;
 }
 
-std::vector<ValidationLine> judge(const Group& group, const std::vector<const cost::FitEntry*>& entries,
-                                  const std::string& machine) {
+void judge(const Group& group, const std::vector<const cost::FitEntry*>& entries, const std::string& machine,
+           ValidationTable& table) {
   std::vector<double> predicted = predict(group, *entries.front());
   std::vector<const cost::FitEntry*> chosen(group.rows(), entries.front());
   for (const cost::FitEntry* other : entries) {
@@ -67,24 +67,25 @@ std::vector<ValidationLine> judge(const Group& group, const std::vector<const co
   held.log_us = predicted;
   held.log_nearest = group.log_roofline;
   held.fold.assign(group.rows(), 0);
-  std::vector<ValidationLine> out;
+  std::vector<double> reach;
+  for (std::size_t i = 0; i < group.rows(); ++i) {
+    reach.push_back(z90 * cost::log_sigma(*chosen[i], group.regime[i]));
+    table.rows.push_back(predicted_row(group, i, machine, predicted[i], reach.back()));
+  }
   for (cost::Accuracy a : accuracy(group, held)) {
-    if (a.regime == "all" && out.size() == 1 && out.front().accuracy.rows == a.rows) continue;
     std::size_t covered = 0;
     std::size_t rows = 0;
     for (std::size_t i = 0; i < group.rows(); ++i) {
       if (a.regime != "all" && group.regime[i] != a.regime) continue;
-      const double reach = z90 * cost::log_sigma(*chosen[i], group.regime[i]);
-      covered += std::abs(group.log_us[i] - predicted[i]) <= reach ? 1 : 0;
+      covered += std::abs(group.log_us[i] - predicted[i]) <= reach[i] ? 1 : 0;
       ++rows;
     }
     a.coverage = rows == 0 ? 0 : static_cast<double>(covered) / static_cast<double>(rows);
     const std::string& source = entries.front()->transferred_from;
     const std::string from = source.empty() ? "" : fmt::format(", transferred from {}", source);
-    out.push_back(
+    table.lines.push_back(
         {machine, group.entry.schema, group.entry.library, group.entry.dtype, "quoted figures" + from, a, false});
   }
-  return out;
 }
 
 std::optional<cost::FitFile> fits_of(const ValidationOptions& options, const hardware::MachineSpec& machine) {
@@ -96,16 +97,15 @@ std::optional<cost::FitFile> fits_of(const ValidationOptions& options, const har
 
 // Every GPU's rows are read alone: a validation file holds several.
 template <class R>
-void judge_rows(const std::vector<std::string>& files, const ValidationOptions& options,
-                std::vector<ValidationLine>& lines,
+void judge_rows(const std::vector<std::string>& files, const ValidationOptions& options, ValidationTable& table,
                 std::vector<R> (*read)(const std::vector<std::string>&, const std::string&),
                 std::vector<Group> (*make)(const std::vector<R>&, const hardware::MachineSpec&)) {
   std::set<std::string> gpus;
   for (const std::string& file : files) {
-    const CsvTable table(file);
-    const auto column = table.find("gpu") ? table.find("gpu") : table.find("system");
+    const CsvTable csv(file);
+    const auto column = csv.find("gpu") ? csv.find("gpu") : csv.find("system");
     if (!column) throw InputError({file, 1, 1}, "the column 'gpu' is missing");
-    for (std::size_t i = 0; i < table.rows(); ++i) gpus.emplace(table.cell(i, *column));
+    for (std::size_t i = 0; i < csv.rows(); ++i) gpus.emplace(csv.cell(i, *column));
   }
   for (const std::string& gpu : gpus) {
     const std::string machine = options.gpu.empty() || options.machine.empty() ? gpu : options.machine;
@@ -121,22 +121,22 @@ void judge_rows(const std::vector<std::string>& files, const ValidationOptions& 
     for (const Group& group : make(rows, spec)) {
       const std::vector<const cost::FitEntry*> entries = entries_for(*fits, group.entry);
       if (entries.empty()) continue;
-      for (ValidationLine& line : judge(group, entries, machine)) lines.push_back(std::move(line));
+      judge(group, entries, machine, table);
     }
   }
 }
 
 void judge_files(const std::vector<std::string>& files, Schema schema, const ValidationOptions& options,
-                 std::vector<ValidationLine>& lines) {
+                 ValidationTable& table) {
   switch (schema) {
     case Schema::gemm:
-      return judge_rows(files, options, lines, read_gemm, gemm_groups);
+      return judge_rows(files, options, table, read_gemm, gemm_groups);
     case Schema::moe_kernel:
-      return judge_rows(files, options, lines, read_experts, expert_groups);
+      return judge_rows(files, options, table, read_experts, expert_groups);
     case Schema::nccl:
-      return judge_rows(files, options, lines, read_collectives, collective_groups);
+      return judge_rows(files, options, table, read_collectives, collective_groups);
     case Schema::deepep:
-      return judge_rows(files, options, lines, read_exchanges, exchange_groups);
+      return judge_rows(files, options, table, read_exchanges, exchange_groups);
   }
 }
 
@@ -189,11 +189,10 @@ ValidationTable validate(const ValidationOptions& options) {
           table.lines.push_back({name, e.schema, e.library, e.dtype, "held out by " + e.holdout, a, true});
   }
   if (!options.files.empty()) {
-    judge_files(options.files, options.schema, options, table.lines);
+    judge_files(options.files, options.schema, options, table);
   } else {
     for (const Schema schema : {Schema::gemm, Schema::nccl})
-      judge_files({data_path(fmt::format("models/validation/{}.csv", to_string(schema)))}, schema, options,
-                  table.lines);
+      judge_files({data_path(fmt::format("models/validation/{}.csv", to_string(schema)))}, schema, options, table);
   }
   return table;
 }

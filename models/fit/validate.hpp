@@ -7,6 +7,7 @@
 
 #include "models/cost/fit_file.hpp"
 #include "models/cost/fitted.hpp"
+#include "models/fit/calibrate.hpp"
 #include "models/fit/group.hpp"
 
 namespace moesim::fit {
@@ -32,6 +33,7 @@ struct ValidationLine {
 
 struct ValidationTable {
   std::vector<ValidationLine> lines;
+  std::vector<PredictedRow> rows;  // of the figures that were predicted now
 };
 
 // Two kinds of lines: what the fit files say of their held-out rows, and the figures predicted now. Machines without a
