@@ -54,9 +54,11 @@ double buffer_bytes(const Plan& plan, const Collective& c, Rank rank, int group)
   return c.kind == Collective::Kind::all_reduce ? bytes : bytes * group / std::max(1, group - 1);
 }
 
+// The simulator's own lowering (sim/collectives) makes the time: `sigma` is its error against nccl-tests. The fit says
+// what was measured, and what a transfer adds.
 OpError collective_error(const Plan& plan, const Collective& c, Rank rank, const Cluster& cluster,
-                         const Calibration& calibration) {
-  OpError out{ErrorKind::collectives, 0, false};
+                         const Calibration& calibration, double sigma) {
+  OpError out{ErrorKind::collectives, sigma, false};
   const cost::FitEntry* entry = cost::find_entry(*calibration.fits, "nccl", "");
   if (!entry || !c.groups.valid()) return out;
   for (const std::vector<Rank>& g : plan.groups[c.groups.index()]) {
@@ -68,7 +70,7 @@ OpError collective_error(const Plan& plan, const Collective& c, Rank rank, const
     const auto [low, high] = std::ranges::minmax_element(g, {}, node);
     shape.nodes = node(*high) - node(*low) + 1;
     shape.bytes = buffer_bytes(plan, c, rank, shape.gpus);
-    out.log_sigma = cost::log_sigma(*entry, cost::collective_regime(shape));
+    out.log_sigma = std::hypot(sigma, entry->transfer_sigma);
     out.in_range = cost::in_range(*entry, shape);
   }
   return out;
@@ -106,7 +108,7 @@ Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster
     OpError& e = out.ops[longest.op.index()];
     e.kind = kind_of(op.work);
     if (const auto* c = std::get_if<Collective>(&op.work)) {
-      e = collective_error(plan, *c, longest.rank, cluster, calibration);
+      e = collective_error(plan, *c, longest.rank, cluster, calibration, uncalibrated(e.kind));
       continue;
     }
     const sim::OpCost cost = costs(op, longest.rank);

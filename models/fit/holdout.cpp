@@ -175,6 +175,7 @@ cost::Accuracy summarize(const std::string& regime, const Line& line) {
 }  // namespace
 
 std::vector<cost::Accuracy> accuracy(const Group& group, const HeldOut& held) {
+  const std::string in_order = ", in order";
   std::map<std::string, Line> lines;
   const auto push = [&](Line& line, std::size_t i) {
     line.model.push_back(group.log_us[i] - held.log_us[i]);
@@ -185,8 +186,14 @@ std::vector<cost::Accuracy> accuracy(const Group& group, const HeldOut& held) {
   for (std::size_t i = 0; i < group.rows(); ++i) {
     push(lines[group.regime[i]], i);
     push(lines["all"], i);
-    if (!group.in_order.empty() && group.in_order[i]) push(lines[group.regime[i] + ", in order"], i);
+    if (!group.in_order.empty() && group.in_order[i]) push(lines[group.regime[i] + in_order], i);
   }
+  // Where nearly all rows are in order, that line says nothing.
+  std::erase_if(lines, [&](const auto& line) {
+    if (!line.first.ends_with(in_order)) return false;
+    const auto& all = lines.at(line.first.substr(0, line.first.size() - in_order.size())).fold;
+    return line.second.fold.size() * 50 > all.size() * 49;
+  });
   for (const auto& [base, skew] : group.skewed) {
     Line& line = lines["slowdown under skew"];
     line.model.push_back((group.log_us[skew] - group.log_us[base]) - (held.log_us[skew] - held.log_us[base]));

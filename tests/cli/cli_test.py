@@ -63,6 +63,32 @@ class Cli(unittest.TestCase):
         self.assertEqual(r.stdout, golden.read_text(), "if a prediction changed on purpose: write the new bytes to "
                          f"{golden} and say in CHANGELOG.md what changed")
 
+    def test_validate_judges_what_ships(self):
+        r = run("validate", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        lines = json.loads(r.stdout)["lines"]
+        held = [x for x in lines if x["rows_are"].startswith("held out") and x["regime"] == "all"]
+        self.assertGreater(len(held), 15)
+        for x in held:
+            self.assertLess(x["p90"], x["roofline_p90"], x)
+            self.assertTrue(0.85 <= x["coverage"] <= 0.95, x)
+        self.assertIn("h800", {x["machine"] for x in lines})  # predicted by transfer
+        self.assertTrue(run("validate", "--markdown").stdout.startswith("| machine"))
+
+    def test_calibrate_refuses_and_leaves_nothing(self):
+        with tempfile.TemporaryDirectory() as d:
+            rows, fit = pathlib.Path(d) / "rows.csv", pathlib.Path(d) / "x.fit.toml"
+            rows.write_text("gpu,library,dtype,m,n,k,time_us\nh100_sxm,a,bfloat16,1,32,32,-1\n")
+            r = run("calibrate", "--from", rows, "--schema", "gemm", "-o", fit)
+            self.assertEqual(r.returncode, 2)
+            self.assertIn(f"{rows}:2:7", r.stderr)
+            self.assertFalse(fit.exists())
+            self.assertEqual(run("calibrate").returncode, 2)
+            self.assertEqual(run("calibrate", "--from", rows).returncode, 2)
+            r = run("calibrate", "--transfer", SOURCE / "models/fitted/h100_sxm.fit.toml", "--machine", "h200_sxm")
+            shipped = (SOURCE / "models/fitted/h200_sxm.fit.toml").read_text()
+            self.assertEqual(r.stdout, shipped, "models/fitted/h200_sxm.fit.toml is not what --transfer makes of H100")
+
     def test_exit_codes(self):
         self.assertEqual(run("--help").returncode, 0)
         self.assertEqual(run("--version").returncode, 0)
