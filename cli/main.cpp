@@ -20,6 +20,8 @@ constexpr const char* examples = R"(Examples:
   moesim compare results measured                       the error of the prediction, op for op
   moesim check my.toml                                  find every mistake in a scenario, run nothing
   moesim plan my.toml --strategy expert_parallel        what one GPU does under a strategy, op by op
+  moesim place my.toml --method eplb --replicas 8 -o eplb.map.json   where to put the experts
+  moesim advise my.toml                                 is balancing them worth it
   moesim list machines                                  what can be named in a scenario
 
 Exit codes: 0 done; 1 the study says no (no strategy fits, a comparison is out of tolerance); 2 bad input; 3 a backend is missing.)";
@@ -38,6 +40,8 @@ int main(int argc, char** argv) {
   cli::add_compare(app, run);
   cli::add_check(app, run);
   cli::add_plan(app, run);
+  cli::add_place(app, run);
+  cli::add_advise(app, run);
   cli::add_fit(app, run);
   cli::add_calibrate(app, run);
   cli::add_validate(app, run);

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <string>
+#include <thread>
 
 namespace moesim::cli {
 
@@ -18,6 +19,15 @@ class Progress {
   std::chrono::steady_clock::time_point shown_;
   bool terminal_;
   bool visible_ = false;
+};
+
+// The same for one call that does not say how far it is: seconds since it began.
+class Waiting {
+ public:
+  explicit Waiting(std::string what);
+
+ private:
+  std::jthread ticker_;
 };
 
 }  // namespace moesim::cli

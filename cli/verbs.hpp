@@ -23,6 +23,8 @@ void add_compare(CLI::App& app, Run& run);
 void add_calibrate(CLI::App& app, Run& run);
 void add_check(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
+void add_place(CLI::App& app, Run& run);
+void add_advise(CLI::App& app, Run& run);
 void add_fit(CLI::App& app, Run& run);
 void add_list(CLI::App& app, Run& run);
 void add_validate(CLI::App& app, Run& run);

@@ -69,6 +69,10 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups) {
   out.dispatch = in.options.text("replica_choice") == "even" ? Dispatch::even : Dispatch::local_first;
   out.node_of_member = nodes_of(in.cluster, members);
 
+  if (in.maps != nullptr) {
+    out.layers = *in.maps;
+    return out;
+  }
   const std::string& file = in.options.text("map");
   const Method method = *placement::parse_method(in.options.text("placement"));
   const auto replicas = static_cast<int>(in.options.integer("replicas"));

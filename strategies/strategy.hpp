@@ -58,6 +58,8 @@ struct Input {
   const Options& options;
   std::string label;                 // the strategy's name in the report
   const Routing* history = nullptr;  // earlier tokens, which placements are planned on; none: the routing itself
+  const std::vector<ExpertPlacement>* maps = nullptr;  // of each MoE layer, over the members of a group: instead of
+                                                       // what the options say
 };
 
 struct Strategy {

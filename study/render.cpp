@@ -6,39 +6,11 @@
 #include <iterator>
 
 #include "study/result.hpp"
+#include "study/text_table.hpp"
 #include "support/text.hpp"
 
 namespace moesim::study {
 namespace {
-
-// Columns as wide as their widest cell; the first is left-aligned, numbers are right-aligned.
-class TextTable {
- public:
-  explicit TextTable(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void head(std::string column) { rows_.front().push_back(std::move(column)); }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  [[nodiscard]] std::string text() const {
-    std::vector<std::size_t> width(rows_.front().size());
-    for (const auto& row : rows_)
-      for (std::size_t c = 0; c < row.size(); ++c) width[c] = std::max(width[c], row[c].size());
-    std::string out;
-    for (std::size_t r = 0; r < rows_.size(); ++r) {
-      for (std::size_t c = 0; c < rows_[r].size(); ++c)
-        out += c == 0 ? fmt::format("{:<{}}", rows_[r][c], width[c]) : fmt::format("  {:>{}}", rows_[r][c], width[c]);
-      while (out.back() == ' ') out.pop_back();
-      out += '\n';
-      if (r == 0) {
-        std::size_t total = 0;
-        for (std::size_t c = 0; c < width.size(); ++c) total += width[c] + (c == 0 ? 0 : 2);
-        out += std::string(total, '-') + "\n";
-      }
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
 
 std::string axes_line(const std::vector<std::pair<std::string, std::string>>& axes) {
   std::string out;

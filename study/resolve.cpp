@@ -162,8 +162,10 @@ std::unique_ptr<const Routing> make_history(const Scenario& s, const Model& mode
   if (s.routing.synthetic.sampling == load::Sampling::expected) return nullptr;
   load::SyntheticSpec spec = s.routing.synthetic;
   spec.shape = shape;
-  spec.first_token = shape.tokens;
-  return std::make_unique<load::Part>(load::make_synthetic(spec), 0, std::min(shape.tokens, most_planned_tokens));
+  spec.law_tokens = shape.tokens;
+  spec.shape.tokens *= 2;
+  return std::make_unique<load::Part>(load::make_synthetic(spec), shape.tokens,
+                                      std::min(shape.tokens, most_planned_tokens));
 }
 
 // Paths are relative to the scenario.
@@ -218,6 +220,21 @@ std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
 }
 
 }  // namespace
+
+std::shared_ptr<const Routing> long_routing(const Scenario& s, const Model& model, const Workload& w,
+                                            std::int64_t tokens) {
+  load::RoutingShape shape = routing_shape(s, model, w);
+  if (!s.routing.trace.empty()) {
+    load::TraceSpec trace = trace_spec(s, shape);
+    trace.shape.tokens = 0;
+    return load::open_trace(trace);
+  }
+  load::SyntheticSpec spec = s.routing.synthetic;
+  spec.shape = shape;
+  spec.shape.tokens = tokens;
+  spec.law_tokens = shape.tokens;
+  return load::make_synthetic(spec);
+}
 
 hardware::MachineSpec resolved_machine(const Scenario& s) {
   hardware::MachineSpec m = hardware::load_machine(s.cluster.machine, s.place("cluster.machine"));

@@ -36,6 +36,10 @@ struct Setup {
 // InputError with all that is wrong, at its place in the scenario or in the file that the scenario names.
 Setup resolve(const Scenario& scenario);
 
+// The scenario's routing over more tokens than one step: `tokens` of its law, or the whole window of its trace.
+std::shared_ptr<const Routing> long_routing(const Scenario& scenario, const Model& model, const Workload& workload,
+                                            std::int64_t tokens);
+
 // The machine with the scenario's overlays and network.
 hardware::MachineSpec resolved_machine(const Scenario& scenario);
 

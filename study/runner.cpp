@@ -40,15 +40,6 @@ std::string step_name(Workload::Phase phase) {
   return {};
 }
 
-Timeline predict(const Plan& plan, const Setup& setup, const cost::KernelModel& kernels, const RunOptions& options,
-                 bool link_intervals, const std::function<void(double)>& progress) {
-  sim::SimulationOptions simulation;
-  simulation.fidelity = options.fidelity;
-  simulation.link_intervals = link_intervals;
-  simulation.progress = progress;
-  return sim::simulate(plan, setup.cluster, kernels, simulation);
-}
-
 backend::Measurement measure(const Plan& plan, const Setup& setup, const RunOptions& options,
                              const std::function<void(double)>& progress) {
   backend::RunOptions measurement = options.measurement;
@@ -164,6 +155,15 @@ std::vector<PublishedRow> compare_published(const Scenario& scenario, const std:
 }
 
 }  // namespace
+
+Timeline predict(const Plan& plan, const Setup& setup, const cost::KernelModel& kernels, const RunOptions& options,
+                 bool link_intervals, const std::function<void(double)>& progress) {
+  sim::SimulationOptions simulation;
+  simulation.fidelity = options.fidelity;
+  simulation.link_intervals = link_intervals;
+  simulation.progress = progress;
+  return sim::simulate(plan, setup.cluster, kernels, simulation);
+}
 
 double metric_value(const StrategyResult& result, std::string_view metric) {
   const Summary& s = result.summary;

@@ -28,6 +28,10 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options);
 // The plan of one strategy of a resolved scenario. Throws strategies::Infeasible.
 Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy);
 
+// A plan in simulated time on the setup's cluster.
+Timeline predict(const Plan& plan, const Setup& setup, const cost::KernelModel& kernels, const RunOptions& options,
+                 bool link_intervals, const std::function<void(double)>& progress);
+
 // The value of a published figure's metric in a result.
 double metric_value(const StrategyResult& result, std::string_view metric);
 

@@ -72,6 +72,17 @@ Bytes weight_bytes(const Model& model) {
   return storage(parameters(model).total - routed, model.weights) + storage(routed, model.expert_weights) + scales;
 }
 
+Bytes expert_bytes(const Model& model) {
+  const MoeBlock* moe = first_moe(model);
+  if (moe == nullptr) return Bytes(0);
+  FeedForward matrices = moe->expert;
+  matrices.bias = false;
+  const std::int64_t routed = parameters(matrices, model.hidden);
+  const Bytes scales(model.expert_scale_block > 0 ? routed / model.expert_scale_block : 0);
+  return storage(routed, model.expert_weights) + scales +
+         storage(parameters(moe->expert, model.hidden) - routed, model.weights);
+}
+
 std::string summary_header() {
   return fmt::format("{:<22} {:>6} {:>4} {:>6} {:>7} {:>5} {:>10} {:>10} {:>10}", "model", "layers", "moe", "hidden",
                      "experts", "top_k", "parameters", "active", "weights");

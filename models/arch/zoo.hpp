@@ -28,6 +28,9 @@ std::int64_t embedding_parameters(const Model& model);
 // Bytes of all weights in their published formats, scales of block formats included. Norms and biases count as weights.
 Bytes weight_bytes(const Model& model);
 
+// Weights of one routed expert of the first MoE layer, scales of block formats included; 0 without MoE layers.
+Bytes expert_bytes(const Model& model);
+
 // One line for a list of models, columns aligned with summary_header().
 std::string summary(const Model& model);
 std::string summary_header();

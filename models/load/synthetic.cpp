@@ -35,7 +35,9 @@ std::vector<std::size_t> shuffled_ids(std::size_t n, std::uint64_t key) {
 }
 
 Inclusion layer_inclusion(const SyntheticSpec& spec, int layer) {
-  const std::vector<double> falling = falling_shares(spec.law, spec.shape, spec.seed, layer);
+  RoutingShape of_law = spec.shape;
+  if (spec.law_tokens > 0) of_law.tokens = spec.law_tokens;
+  const std::vector<double> falling = falling_shares(spec.law, of_law, spec.seed, layer);
   const RoutingShape shape = simplified(spec.shape);
   if (order_of(spec) == Order::first) return inclusion_of(falling, shape);
   const std::vector<std::size_t> place = shuffled_ids(falling.size(), key_of(spec.seed, Purpose::order, layer));
@@ -101,15 +103,13 @@ class Synthetic final : public Routing {
                                 given == spec_.law.parameters.end() ? p.fallback : given->second);
     }
     if (!parameters.empty()) parameters += ")";
-    return fmt::format("synthetic {}{}, order {}, {} sampling{}, seed {}{}", spec_.law.name, parameters,
+    return fmt::format("synthetic {}{}, order {}, {} sampling{}, seed {}", spec_.law.name, parameters,
                        to_string(order_of(spec_)), to_string(spec_.sampling),
-                       spec_.affinity > 0 ? fmt::format(", affinity {}", spec_.affinity) : "", spec_.seed,
-                       spec_.first_token > 0 ? fmt::format(", from token {}", spec_.first_token) : "");
+                       spec_.affinity > 0 ? fmt::format(", affinity {}", spec_.affinity) : "", spec_.seed);
   }
 
   void assign(int moe_layer, std::int64_t first, std::span<ExpertIndex> out) const override {
     assert(moe_layer >= 0 && moe_layer < moe_layers());
-    first += spec_.first_token;
     const auto layer = static_cast<std::size_t>(moe_layer);
     samplers_[layer]->assign(first, out);
     if (image_.empty()) return;
@@ -150,7 +150,7 @@ std::vector<Diagnostic> faults(const SyntheticSpec& spec) {
   };
   bound("moe_layers", s.moe_layers, 1, 100'000, "");
   bound("tokens", s.tokens, 1, std::int64_t{1} << 40, "");
-  bound("first_token", spec.first_token, 0, std::int64_t{1} << 40, "");
+  bound("law_tokens", spec.law_tokens, 0, std::int64_t{1} << 40, "");
   const bool sized = bound("experts", s.experts, 1, std::numeric_limits<ExpertIndex>::max(), "") &&
                      bound("top_k", s.top_k, 1, s.experts, "a token uses distinct experts") &&
                      bound("expert_groups", s.expert_groups, 1, s.experts, "") &&

@@ -36,7 +36,7 @@ struct SyntheticSpec {
   Sampling sampling = Sampling::random;
   double affinity = 0.0;
   std::uint64_t seed = 0;
-  std::int64_t first_token = 0;  // what the first token counts as: another number gives other tokens of the same law
+  std::int64_t law_tokens = 0;  // tokens that a law which depends on them (power_law) is of; 0 = shape.tokens
 };
 
 // Every fault of the spec (sizes, law, parameters), with empty places.

@@ -228,6 +228,8 @@ LayerMaps to_maps(const std::vector<Clusters>& clusters, const Positions& gpu_of
   return maps;
 }
 
+}  // namespace
+
 Chain chain_of(const std::vector<Clusters>& clusters, const Movement& movement, const ClusterShape& shape,
                ChainCost cost) {
   Chain chain{cluster_flow(movement, clusters, shape.gpus), {}, shape, cost};
@@ -238,8 +240,6 @@ Chain chain_of(const std::vector<Clusters>& clusters, const Movement& movement, 
   }
   return chain;
 }
-
-}  // namespace
 
 std::vector<Matrix> cluster_flow(const Movement& movement, const std::vector<Clusters>& clusters, int count) {
   std::vector<Matrix> out;

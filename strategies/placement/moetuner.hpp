@@ -51,6 +51,10 @@ struct MoetunerResult {
 MoetunerResult moetuner(const Loads& loads, const Movement& movement, const ClusterShape& shape,
                         const MoetunerOptions& options);
 
+// What the second program is asked: clusters of each layer, numbered as GPUs.
+Chain chain_of(const std::vector<Clusters>& clusters, const Movement& movement, const ClusterShape& shape,
+               ChainCost cost);
+
 // Tokens between the clusters of consecutive layers.
 std::vector<Matrix> cluster_flow(const Movement& movement, const std::vector<Clusters>& clusters, int count);
 

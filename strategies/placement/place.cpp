@@ -283,6 +283,21 @@ PlaceResult place(const PlaceRequest& asked) {
   return out;
 }
 
+PlaceResult judge(const PlaceRequest& asked, const LayerMaps& maps) {
+  PlaceRequest request = asked;
+  int most = 0;
+  for (const ExpertPlacement& map : maps)
+    for (int g = 0; g < map.ranks(); ++g) most = std::max(most, map.slots_on(Rank(g)));
+  request.shape.slots_per_gpu = most;
+  check(request);
+  PlaceResult out;
+  out.method = request.method;
+  out.maps = maps;
+  out.shape = request.shape;
+  add_figures(request, out);
+  return out;
+}
+
 int slots_for(int experts, int gpus, int replicas) {
   if (gpus < 1) throw InputError({}, fmt::format("{} GPUs", gpus));
   if (replicas < 0) throw InputError({}, fmt::format("{} replicas: zero or more", replicas));

@@ -77,6 +77,9 @@ struct PlaceResult {
 // Throws InputError for requests that make no sense; every fault at once.
 PlaceResult place(const PlaceRequest& request);
 
+// The figures of maps that were made elsewhere, for the same loads; request.shape takes their slots.
+PlaceResult judge(const PlaceRequest& request, const LayerMaps& maps);
+
 // Slots per GPU for E experts and R replicas. Throws InputError where they do not divide by the GPUs, naming the
 // nearest numbers of replicas that do.
 int slots_for(int experts, int gpus, int replicas);
