@@ -5,10 +5,13 @@
 #include <map>
 #include <memory>
 
+#include "backend/executor.hpp"
+#include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/verbs.hpp"
 #include "models/cost/fitted.hpp"
 #include "models/fit/shipped.hpp"
+#include "study/host_calibration.hpp"
 
 namespace moesim::cli {
 namespace {
@@ -18,6 +21,8 @@ struct Args {
   std::string schema, holdout;
   std::string transfer;     // a fit file to carry over to `machine`
   std::string predictions;  // CSV
+  std::string backend;      // to measure with
+  study::HostCalibrationOptions host;
 };
 
 // Collectives and exchanges are asked for other numbers of GPUs, kernels for other shapes.
@@ -36,6 +41,34 @@ int transfer(const Args& args) {
     fmt::print("{}", cost::to_toml(out));
   else
     cost::write_fit_file(out, args.options.output);
+  return Exit::ok;
+}
+
+// Measures this computer instead of reading rows. An interrupt ends the measurement, and what there is is fitted.
+int calibrate_host(const Args& args) {
+  cost::FitFile fits;
+  {
+    Progress progress;
+    study::HostCalibrationOptions options = args.host;
+    const Interrupt interrupt;
+    options.progress = [&](double share) {
+      progress(share, "measuring this computer");
+      return !interrupt.came();
+    };
+    fits = study::calibrate_host(*backend::find_executor(args.backend), options);
+  }
+  if (!args.options.output.empty()) cost::write_fit_file(fits, args.options.output);
+  fmt::print("{}", fit::accuracy_header());
+  for (cost::FitEntry e : fits.entries) {
+    e.schema += " " + e.variant;
+    e.library.resize(e.library.find(','));
+    fmt::print("{}", fit::accuracy_lines(e));
+  }
+  if (args.options.output.empty()) {
+    fmt::print("\n{}", cost::to_toml(fits));
+  } else {
+    fmt::print(stderr, "wrote {}\n", args.options.output);
+  }
   return Exit::ok;
 }
 
@@ -85,6 +118,27 @@ void add_calibrate(CLI::App& app, Run& run) {
       ->capture_default_str();
   auto* move = verb->add_option("--transfer", args->transfer,
                                 "Carry a fit file's parameters over to --machine; intervals widen");
+  auto* backend =
+      verb->add_option("--backend", args->backend, "Measure this computer instead (docs/host_executor.md): host")
+          ->check(CLI::IsMember({"host"}))
+          ->excludes(from)
+          ->excludes(move);
+  verb->add_option("--probes", args->host.probes, "host: plans to measure")
+      ->check(CLI::Range(1, 10'000))
+      ->needs(backend)
+      ->capture_default_str();
+  verb->add_option("--repeat", args->host.repeats, "host: runs of each, of which the fastest counts")
+      ->check(CLI::Range(1, 1000))
+      ->needs(backend)
+      ->capture_default_str();
+  verb->add_option_function<std::string>(
+          "--format",
+          [args](const std::string& name) {
+            args->host.format = name == "bf16" ? DType::bf16 : name == "f16" ? DType::f16 : DType::f32;
+          },
+          "host: number format of weights and activations: f32 (default), bf16 or f16")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}))
+      ->needs(backend);
   schema->needs(from);
   from->needs(schema);
   from->excludes(move);
@@ -93,12 +147,14 @@ void add_calibrate(CLI::App& app, Run& run) {
   moesim calibrate --from nccl.csv --schema nccl --holdout count -o h100_sxm.fit.toml --update
   moesim calibrate --transfer h100_sxm.fit.toml --machine h200_sxm -o h200_sxm.fit.toml
   moesim simulate my.toml --machine h100_sxm.fit.toml
+  moesim calibrate --backend host -o this.fit.toml      half a minute; Ctrl-C fits what there is by then
 
 Exit codes: 0 written; 2 rows that cannot be used, with file:line:column.)");
   verb->callback([args, schemas, holdouts, &run] {
-    if (args->transfer.empty() && args->options.files.empty())
-      throw CLI::RequiredError("--from FILES, or --transfer FILE.fit.toml,");
+    if (args->transfer.empty() && args->options.files.empty() && args->backend.empty())
+      throw CLI::RequiredError("--from FILES, --transfer FILE.fit.toml or --backend host,");
     run = [args, schemas, holdouts] {
+      if (!args->backend.empty()) return calibrate_host(*args);
       if (!args->transfer.empty()) return transfer(*args);
       args->options.schema = schemas.at(args->schema);
       args->options.holdout = args->holdout.empty() ? usual_holdout(args->options.schema) : holdouts.at(args->holdout);

@@ -1,12 +1,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <csignal>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "backend/transport.hpp"
+#include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/verbs.hpp"
 #include "moesim/error.hpp"
@@ -25,8 +26,6 @@ struct Args {
   bool json = false;
   Options measurement;
 };
-
-volatile std::sig_atomic_t interrupted = 0;
 
 int measure(const Args& args, const backend::Executor& executor) {
   std::unique_ptr<backend::Transport> transport;
@@ -53,12 +52,10 @@ int measure(const Args& args, const backend::Executor& executor) {
     if (speaks) options.out_dir = args.out;
     // An interrupt ends the measurement of a strategy with the runs so far, and a second one the program. Processes
     // leave together, so they do not look.
+    std::optional<Interrupt> interrupt;
     if (!transport) {
-      std::signal(SIGINT, [](int) {
-        interrupted = 1;
-        std::signal(SIGINT, SIG_DFL);
-      });
-      options.measurement.progress = [](double) { return interrupted == 0; };
+      interrupt.emplace();
+      options.measurement.progress = [&](double) { return !interrupt->came(); };
     }
     {
       Progress progress;

@@ -14,6 +14,7 @@ void add_simulate(CLI::App& app, Run& run) {
     std::vector<std::string> scenarios;
     std::string out;
     std::vector<std::string> machines;
+    bool force = false;
     bool json = false;
     double error = 0.01;
     bool exact = false;
@@ -25,6 +26,7 @@ void add_simulate(CLI::App& app, Run& run) {
       "--out", args->out,
       "Directory for report.json and, per strategy, ops.csv, trace.json (ui.perfetto.dev) and timeline.json");
   verb->add_option("--machine", args->machines, "Calibration (FILE.fit.toml) to lay over the scenario's machine");
+  verb->add_flag("--force", args->force, "Use a calibration of another machine or processor all the same");
   verb->add_flag("--json", args->json, "Print report.json instead of tables");
   verb->add_flag("--exact", args->exact, "Solve link sharing again at every completion");
   verb->add_option("--network-error", args->error, "Otherwise: largest relative error of a transfer's time")
@@ -43,6 +45,7 @@ Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad
         const study::Scenario scenario = study::read_scenario(path);
         study::RunOptions options;
         options.overlays = args->machines;
+        options.force = args->force;
         options.fidelity = {args->exact ? sim::Fidelity::Kind::exact : sim::Fidelity::Kind::bounded, args->error};
         if (!args->out.empty()) {
           options.out_dir = args->out;

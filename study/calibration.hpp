@@ -16,11 +16,19 @@ struct Calibration {
 };
 
 // The scenario's own fit file, else what ships for the machine or its nearest relative, else nothing. Throws
-// InputError: a file that cannot be read or is another machine's, a library that the fits do not have.
+// InputError: a file that cannot be read, is another machine's or another processor's (unless the scenario's cluster
+// says `force`), a library that the fits do not have.
 Calibration find_calibration(const Scenario& scenario, const hardware::MachineSpec& machine);
 
 // Whether a file is a fit file of `moesim calibrate` rather than an overlay of single numbers.
 bool is_fit_file(const std::string& path);
+
+// A calibration of the host has the latencies and the rate of its transfers, which take the machine's place.
+void apply_transfers(hardware::MachineSpec& machine, const cost::FitFile& fits, const std::string& path);
+hardware::MachineSpec with_transfers(hardware::MachineSpec machine, double launch_us, double message_us,
+                                     double megabyte_us);
+// What a calibration of the host was measured on: the processor's name as the kernel knows it.
+std::string this_processor();
 
 // Kernel times of the calibration on a GPU.
 std::unique_ptr<cost::KernelModel> make_kernels(const Calibration& calibration, const Gpu& gpu);

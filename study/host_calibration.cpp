@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <map>
 
 #include "models/cost/host_model.hpp"
@@ -13,6 +12,7 @@
 #include "models/fit/group_builder.hpp"
 #include "sim/engine.hpp"
 #include "sim/op_cost.hpp"
+#include "study/calibration.hpp"
 #include "study/host_probes.hpp"
 
 namespace moesim::study {
@@ -22,14 +22,7 @@ using cost::Amounts;
 using cost::HostKernel;
 
 constexpr int ranks = 4;
-constexpr std::size_t fewest_rows = 30;  // of a kernel
-
-std::string processor() {
-  std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "unknown processor";
-}
+constexpr int fewest_probes = 12;
 
 std::string library() {
   return fmt::format("Eigen {}.{}.{}, compiler {}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION,
@@ -67,13 +60,6 @@ class Listener final : public cost::KernelModel {
   }
   std::unique_ptr<cost::KernelModel> roofline_;
 };
-
-hardware::MachineSpec with_transfers(hardware::MachineSpec m, double launch_us, double message_us, double megabyte_us) {
-  m.collectives.launch = from_microseconds(launch_us);
-  m.collectives.intra_message = from_microseconds(message_us);
-  m.node.gpu_link.efficiency = std::min(1.0, 1e12 / megabyte_us / m.node.gpu_link.nominal.value());
-  return m;
-}
 
 // How long the simulator says that each span's own work takes.
 std::vector<double> simulated_us(const Plan& plan, const hardware::MachineSpec& machine) {
@@ -135,16 +121,13 @@ class Rows {
     }
   }
 
-  // Throws InputError where a kernel has too few rows.
   cost::FitFile fit(const HostCalibrationOptions& options, int probes) {
+    if (probes < fewest_probes)
+      throw InputError({}, fmt::format("{} plans were measured: too few to fit and to judge", probes),
+                       fmt::format("{} is the least", fewest_probes));
     cost::FitFile out{machine_.id, {}};
     for (const HostKernel kernel : cost::all_host_kernels) {
       fit::Group& g = builders_[kernel].group;
-      if (g.rows() < fewest_rows)
-        throw InputError({},
-                         fmt::format("{} probes gave {} rows of {}: too few to fit and to judge", probes, g.rows(),
-                                     cost::to_string(kernel)),
-                         "let the calibration run longer");
       const auto amounts = std::make_shared<std::vector<Amounts>>(amounts_[kernel]);
       for (const cost::HostTerm& t : cost::host_terms(kernel)) {
         g.names.emplace_back(t.name);
@@ -159,7 +142,7 @@ class Rows {
       g.entry.schema = cost::host_schema;
       g.entry.library = library();
       g.entry.dtype = to_string(options.format);
-      g.entry.gpu = processor();
+      g.entry.gpu = this_processor();
       g.entry.source =
           fmt::format("moesim calibrate --backend host: {} plans, processor time, fastest of {} runs of every op",
                       probes, options.repeats);

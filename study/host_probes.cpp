@@ -30,7 +30,7 @@ struct Shape {
   [[nodiscard]] std::int64_t weights(bool gated) const { return experts * hidden() * inter * (gated ? 3 : 2); }
 };
 
-constexpr std::int64_t most_weights = 16'000'000;
+constexpr std::int64_t most_weights = 32'000'000;
 
 Shape draw_shape(Draw& draw, bool decode, bool gated) {
   Shape s{};

@@ -18,7 +18,7 @@ struct Probe {
 };
 
 // The same for the same seed and index. Strategies, phases and shapes take turns; a plan computes at most a few GFLOP
-// and holds at most 16 M weights.
+// and holds at most 32 M expert weights.
 Probe make_probe(const Cluster& cluster, DType format, std::uint64_t seed, int index);
 
 }  // namespace moesim::study

@@ -239,7 +239,11 @@ std::shared_ptr<const Routing> long_routing(const Scenario& s, const Model& mode
 hardware::MachineSpec resolved_machine(const Scenario& s) {
   hardware::MachineSpec m = hardware::load_machine(s.cluster.machine, s.place("cluster.machine"));
   for (const std::string& overlay : s.cluster.overlays)
-    if (!is_fit_file(overlay)) hardware::apply_overlay(m, overlay);
+    if (is_fit_file(overlay)) {
+      apply_transfers(m, cost::read_fit_file(overlay), overlay);
+    } else {
+      hardware::apply_overlay(m, overlay);
+    }
   const NetworkChoice& choice = s.cluster.network;
   hardware::NetworkFabric shape = choice.shape;
   shape.nic = m.network.nic;

@@ -186,9 +186,11 @@ Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy) {
 
 StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
   std::vector<ScenarioPoint> points = expand(scenario);
-  for (ScenarioPoint& p : points)
+  for (ScenarioPoint& p : points) {
+    p.scenario.cluster.force = options.force;
     p.scenario.cluster.overlays.insert(p.scenario.cluster.overlays.end(), options.overlays.begin(),
                                        options.overlays.end());
+  }
   StudyResult out;
   out.name = scenario.name;
   out.description = scenario.description;
@@ -213,7 +215,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     r.routing = s.routing->description();
     r.routing_synthetic = s.routing->synthetic();
     r.workload = to_string(s.workload);
-    r.calibration = s.calibration.line;
+    r.calibration = options.executor == nullptr ? s.calibration.line : "none: measured";
     r.step = step_name(s.workload.phase);
     r.strategies.resize(s.strategies.size());
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});

@@ -15,6 +15,7 @@ namespace moesim::study {
 struct RunOptions {
   std::string out_dir;                // report.json, and per strategy ops.csv, trace.json, timeline; empty = no files
   std::vector<std::string> overlays;  // calibrations of the machine, after the scenario's own
+  bool force = false;                 // calibrations of another machine or processor are used all the same
   sim::Fidelity fidelity;
   const backend::Executor* executor = nullptr;  // measures; null: the simulator predicts
   backend::RunOptions measurement;              // of the executor; its progress is set here

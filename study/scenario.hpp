@@ -38,6 +38,7 @@ struct ClusterChoice {
   std::string machine;                  // a shipped one, or a path
   std::vector<std::string> overlays;    // files of single numbers, and fit files
   std::string calibration = "shipped";  // or "none", or the path of a fit file
+  bool force = false;                   // a fit of another machine or processor is used all the same
   std::string library;                  // whose kernels run; empty = the fastest that was measured
   hardware::ClusterShape shape;
   NetworkChoice network;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "models/cost/host_model.hpp"
 #include "models/fit/shipped.hpp"
 #include "sim/op_cost.hpp"
 
@@ -108,6 +109,11 @@ Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster
     OpError& e = out.ops[longest.op.index()];
     e.kind = kind_of(op.work);
     if (const auto* c = std::get_if<Collective>(&op.work)) {
+      if (const auto* host = cost::find_host_entry(*calibration.fits, cost::HostKernel::transfer)) {
+        const auto regime = cost::host_regime(to_microseconds(longest.end - longest.start));
+        e = {ErrorKind::collectives, cost::log_sigma(*host, regime), true};
+        continue;
+      }
       e = collective_error(plan, *c, longest.rank, cluster, calibration, uncalibrated(e.kind));
       continue;
     }

@@ -9,6 +9,7 @@ namespace moesim::cost {
 namespace {
 
 constexpr double million = 1e6;
+constexpr double rounding = 1.001;  // of the digits that a file has
 
 // Eigen's product packs W once for every call, whatever m is, and streams X and Y.
 constexpr std::array<HostTerm, 5> product_terms{
@@ -64,7 +65,7 @@ class Host final : public KernelModel {
     const std::span<const HostTerm> terms = host_terms(kernel);
     for (const CalibratedRange& r : entry->ranges)
       for (std::size_t i = 0; i < terms.size(); ++i)
-        if (terms[i].name == r.quantity) cost.in_range = cost.in_range && of[i] <= r.high;
+        if (terms[i].name == r.quantity) cost.in_range = cost.in_range && of[i] <= r.high * rounding;
     return cost;
   }
 

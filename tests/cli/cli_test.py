@@ -159,6 +159,30 @@ class Cli(unittest.TestCase):
             self.assertEqual(r.returncode, 2)
             self.assertIn("is predicted only", r.stderr)
 
+    def test_a_calibration_of_this_machine(self):
+        with tempfile.TemporaryDirectory() as d:
+            fit = pathlib.Path(d) / "this.fit.toml"
+            r = run("calibrate", "--backend", "host", "--probes", 16, "--repeat", 1, "-o", fit)
+            self.assertEqual(r.returncode, 0, r.stderr)
+            for kernel in ("product", "attention", "streaming", "transfer"):
+                self.assertIn(f"host {kernel}", r.stdout)
+            scenario = SOURCE / "tests/cli/host_tiny.toml"
+            r = run("simulate", scenario, "--machine", fit, "--json")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            point = json.loads(r.stdout)["points"][0]
+            self.assertIn("Eigen", point["calibration"])
+            text = fit.read_text()
+            processor = [line for line in text.splitlines() if line.startswith("gpu = ")][0]
+            fit.write_text(text.replace(processor, 'gpu = "Z80"'))
+            r = run("simulate", scenario, "--machine", fit)
+            self.assertEqual(r.returncode, 2)
+            self.assertIn("the calibration is of 'Z80'", r.stderr)
+            self.assertEqual(run("simulate", scenario, "--machine", fit, "--force").returncode, 0)
+            r = run("simulate", SOURCE / "scenarios/mixtral_h100.toml", "--machine", fit)
+            self.assertEqual(r.returncode, 2)
+            self.assertIn("the fit is of machine 'host'", r.stderr)
+        self.assertEqual(run("calibrate", "--backend", "cuda").returncode, 2)
+
     def test_run_refuses_what_it_cannot(self):
         tiny = (SOURCE / "tests/cli/host_tiny.toml").read_text().replace("../../", str(SOURCE) + "/")
         with tempfile.TemporaryDirectory() as d:
