@@ -39,6 +39,7 @@ std::span<const Field<TileParameters>> expert_tile_fields() {
     std::vector<Field<TileParameters>> out;
     for (Field<TileParameters> f : tile_fields()) {
       if (f.name == "split_us" || f.name == "split_rate") continue;  // grouped GEMMs do not split k
+      if (f.name == "ragged") continue;                              // their rows are ragged anyway
       if (f.name == "launch_us") f.prior = 25;                       // about ten kernels
       if (f.name == "sharpness") f.prior = 2;  // experts in memory-bound and compute-bound states overlap less
       out.push_back(f);

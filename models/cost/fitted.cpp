@@ -69,6 +69,7 @@ class Fitted final : public KernelModel {
     TileWork tile = work_of(s.n, s.k, s.in, s.weight, s.out);
     tile.rows = RowTiles::dense(s.m, s.batch);
     tile.splits = s.batch == 1;
+    tile.ragged = s.m % 16 != 0;
     const Device device = device_of(gpu_, s.math);
     const auto [fit, us] = fastest(fits, [&](const Fit& f) {
       TileWork w = tile;

@@ -1,7 +1,8 @@
 // t = launch + min over tiles (r x c) and splits s of
 //       p-norm( waves * (loop + epilogue), bytes / (e_mem B) ) + [s > 1] (split_us + 8 s m n / (split_rate B))
 //   waves    = w = tiles * s / SMs; 1 up to one wave, then w + tail (ceil(w) - w)
-//   loop     = q-norm( max(2 r c k / (e F), (r + c) k b balance / F), step_us k b / 128 ),  k padded to a step
+//   loop     = q-norm( max(2 r c k g / (e F), (r + c) k b balance / F), step_us k b / 128 ),  k padded to a step
+//   g        = `ragged` where the rows are no multiple of 16, else 1
 //   epilogue = epilogue_us * r c / (128 * 256)
 // F: flops of one SM, B: memory bandwidth, b: bytes per element of the inputs. Sources: NVIDIA, "Matrix multiplication
 // background" (tile and wave quantization) and CUTLASS's efficient-GEMM notes (split-K, occupancy of small tiles); the
@@ -73,7 +74,9 @@ std::span<const Field<TileParameters>> tile_fields() {
       Field<P>{&P::sharpness, "sharpness", "norm that joins compute and memory: 1 = a sum, large = the longer alone",
                3.5, 0.4, 1, 10},
       Field<P>{&P::split_us, "split_us", "us: reduction after a split of k", 2, 0.7, 0.05, 20},
-      Field<P>{&P::split_rate, "split_rate", "bandwidth of partial results, of the memory bandwidth", 4, 1.0, 0.1, 40}};
+      Field<P>{&P::split_rate, "split_rate", "bandwidth of partial results, of the memory bandwidth", 4, 1.0, 0.1, 40},
+      Field<P>{&P::ragged, "ragged", "factor on a tile's main loop where the rows are no multiple of 16", 1, 0.3, 1,
+               3}};
   return fields;
 }
 
@@ -150,7 +153,7 @@ double tile_us(const TileParameters& p, TilePolicy policy, const Device& device,
   const double memory = bytes / (device.bytes_per_us * p.memory_efficiency);
   const double step = k_step_bytes / work.in_bytes;
   const double load_us = work.in_bytes * p.balance / device.flops_per_us;
-  const double math_us = 2 / (device.flops_per_us * p.matrix_efficiency);
+  const double math_us = (work.ragged ? p.ragged : 1) * 2 / (device.flops_per_us * p.matrix_efficiency);
 
   // Every tile and split with the least time it can take; norms are worked out only where they can win.
   struct Candidate {

@@ -25,6 +25,7 @@ struct TileParameters {
   double sharpness;          // p
   double split_us;
   double split_rate;  // of memory bandwidth
+  double ragged;      // factor on a tile's main loop where the rows are no multiple of 16
 };
 std::span<const Field<TileParameters>> tile_fields();
 
@@ -73,6 +74,7 @@ struct TileWork {
   double n = 0, k = 0;
   double in_bytes = 2, weight_bytes = 2, out_bytes = 2;  // per element
   bool splits = true;                                    // k may be split (dense GEMM)
+  bool ragged = false;                                   // the rows of a dense GEMM are no multiple of 16
 };
 
 // Without the launch and without the quantization of inputs; 0 for no work.

@@ -55,6 +55,7 @@ std::vector<Group> gemm_groups(const std::vector<GemmRow>& rows, const hardware:
       work.n = static_cast<double>(r->n);
       work.k = static_cast<double>(r->k);
       work.in_bytes = work.weight_bytes = format.bytes;
+      work.ragged = r->m % 16 != 0;
       const cost::GemmShape shape{.m = r->m,
                                   .n = r->n,
                                   .k = r->k,

@@ -72,6 +72,20 @@ TEST_CASE("tiles: k is padded to steps of 128 bytes, and loads bound small tiles
   CHECK(tile_us(loads, TilePolicy::by_rows, device, work(64, 64, 64)) == doctest::Approx(1638.4));
 }
 
+TEST_CASE("tiles: ragged rows slow the main loop, not the loads and not the memory") {
+  TileParameters p = ideal();
+  p.ragged = 1.5;
+  TileWork w = work(1281, 1280, 640);
+  const double even = tile_us(p, TilePolicy::by_rows, device, w);  // 2 waves of 20,971.52 us
+  w.ragged = true;
+  CHECK(tile_us(p, TilePolicy::by_rows, device, w) == doctest::Approx(1.5 * even));
+  const Device fast{100, 1e9, 1e6};
+  TileWork thin = work(1, 4096, 4096);
+  const double streamed = tile_us(p, TilePolicy::best, fast, thin);
+  thin.ragged = true;
+  CHECK(tile_us(p, TilePolicy::best, fast, thin) == doctest::Approx(streamed));
+}
+
 TEST_CASE("tiles: memory bounds thin products, writes may cost more than reads") {
   // One row: bytes = 2 (k + k n + n), at 10^6 B/us, k = n = 4096: 33.57... us; math on 128 tiles of 16 x 32 is two
   // waves of 2 * 16 * 32 * 4096 / 1000 = 4194 us on this slow device, so make it fast.

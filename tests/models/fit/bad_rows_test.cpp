@@ -129,7 +129,7 @@ TEST_CASE("one row, and nothing is written") {
   const std::string output = (std::filesystem::temp_directory_path() / "moesim_never_written.fit.toml").string();
   std::filesystem::remove(output);
   check_has(calibration_faults(std::string(gemm_head) + "h100_sxm,a,bfloat16,64,4096,4096,9\n", output),
-            "1 row, and 12 parameters need at least 24");
+            "1 row, and 13 parameters need at least 26");
   CHECK_FALSE(std::filesystem::exists(output));
 }
 
