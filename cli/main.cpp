@@ -18,6 +18,7 @@ constexpr const char* examples = R"(Examples:
   moesim simulate my.toml --out results                 the same, with report.json, ops.csv and Perfetto traces
   moesim run my.toml --out measured                     run the same plans on this machine's processors, and measure
   moesim compare results measured                       the error of the prediction, op for op
+  moesim bench collective --machine h100_sxm --op all_reduce      one collective by size, as nccl-tests prints it
   moesim check my.toml                                  find every mistake in a scenario, run nothing
   moesim plan my.toml --strategy expert_parallel        what one GPU does under a strategy, op by op
   moesim place my.toml --method eplb --replicas 8 -o eplb.map.json   where to put the experts
@@ -38,6 +39,7 @@ int main(int argc, char** argv) {
   cli::add_simulate(app, run);
   cli::add_run(app, run);
   cli::add_compare(app, run);
+  cli::add_bench(app, run);
   cli::add_check(app, run);
   cli::add_plan(app, run);
   cli::add_place(app, run);

@@ -21,6 +21,7 @@ void add_simulate(CLI::App& app, Run& run);
 void add_run(CLI::App& app, Run& run);
 void add_compare(CLI::App& app, Run& run);
 void add_calibrate(CLI::App& app, Run& run);
+void add_bench(CLI::App& app, Run& run);
 void add_check(CLI::App& app, Run& run);
 void add_plan(CLI::App& app, Run& run);
 void add_place(CLI::App& app, Run& run);

@@ -158,7 +158,7 @@ class Joiner {
     }
   }
 
-  // Groups in the order of their first classes. False when none has more than one.
+  // Groups in the order of their first classes. False when they are not worth it.
   bool number_groups() {
     const std::size_t n = all_.size();
     std::size_t slots = 16;
@@ -179,7 +179,7 @@ class Joiner {
       }
       group[c] = table[slot];
     }
-    if (firsts.size() == n) return false;
+    if (2 * firsts.size() > n) return false;
     group_begin_.assign(firsts.size() + 1, 0);
     for (const std::uint32_t g : group) ++group_begin_[g + 1];
     std::partial_sum(group_begin_.begin(), group_begin_.end(), group_begin_.begin());

@@ -24,6 +24,20 @@ class Cli(unittest.TestCase):
         self.assertEqual(r.returncode, 0, r.stderr)
         self.assertEqual(r.stdout.count("sound"), len(SCENARIOS))
 
+    def test_bench_collective(self):
+        r = run("bench", "collective", "--machine", "h100_sxm", "--op", "all_reduce", "--sizes", "1KiB..1MiB", "--json")
+        self.assertEqual(r.returncode, 0, r.stderr)
+        rows = json.loads(r.stdout)["rows"]
+        self.assertEqual([row["bytes"] for row in rows], [1024 << i for i in range(11)])
+        for a, b in zip(rows, rows[1:]):
+            self.assertLessEqual(a["time_us"], b["time_us"])
+            self.assertLessEqual(b["bound_us"], b["time_us"])
+        for bad in (["--op", "all_reduc"], ["--op", "all_reduce", "--sizes", "2..1"], ["--op", "all_reduce", "--gpus", "12"],
+                    ["--op", "all_reduce", "--against", SOURCE], ["--op", "broadcast", "--skew", "1"]):
+            r = run("bench", "collective", "--machine", "h100_sxm", *bad)
+            self.assertEqual(r.returncode, 2, bad)
+            self.assertNotEqual(r.stderr, "")
+
     def test_same_bytes_for_any_thread_count(self):
         for name in ("mixtral_h100.toml", "moeshard_a100.toml"):
             outputs = {run("simulate", SOURCE / "scenarios" / name, "--json", env={"MOESIM_THREADS": n}).stdout
