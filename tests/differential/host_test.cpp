@@ -1,8 +1,9 @@
 // Predicted against measured on this computer: a quick calibration, then the same plans in the simulator and on the
 // host executor, in one process. Hard: the same ops, the same results every time. By the clock: end-to-end errors
-// within 25 % and the order of strategies that are farther apart than that. Observed: errors of -6 to +2 % on an idle
-// and on a loaded machine (docs/host_executor.md), so the bound leaves room for other computers, not for defects.
+// within 25 % and the order of strategies that are farther apart than that. Observed: errors of -8 to +2 % on a loaded
+// machine (docs/host_executor.md).
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -53,14 +54,14 @@ std::vector<TimelineFile> faster(std::vector<TimelineFile> a, const std::vector<
 }  // namespace
 
 TEST_CASE("a calibration predicts this computer: five strategies within 25 %, in their order") {
-  const fs::path dir = fs::temp_directory_path() / "moesim_differential";
+  const fs::path dir = fs::temp_directory_path() / ("moesim_differential." + std::to_string(::getpid()));
   fs::remove_all(dir);
   const Scenario scenario = read_scenario(data_path("scenarios/host_small.toml"));
   const StudyResult before = run_study(scenario, one_at_a_time(dir / "before"));
 
   HostCalibrationOptions quick;
-  quick.probes = instrumented ? 12 : 18;
-  quick.repeats = instrumented ? 1 : 3;
+  quick.probes = 12;
+  quick.repeats = instrumented ? 1 : 2;
   const cost::FitFile fits = calibrate_host(backend::host(), quick);
   const std::string file = (dir / "this.fit.toml").string();
   cost::write_fit_file(fits, file);

@@ -1,6 +1,7 @@
 #include "plan/timeline_file.hpp"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -24,7 +25,8 @@ Timeline two_spans() {
 }
 
 std::string written() {
-  const std::string path = (std::filesystem::temp_directory_path() / "moesim_t.timeline.json").string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("moesim_t." + std::to_string(::getpid()) + ".timeline.json")).string();
   write_timeline(timeline_file(test::paper_plan(), two_spans(), "by hand"), path);
   return path;
 }

@@ -2,6 +2,7 @@
 #include "study/compare.hpp"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -141,7 +142,7 @@ TEST_CASE("timelines that do not match op for op are refused, saying where") {
 }
 
 TEST_CASE("a directory of timelines, by name; one without any is refused") {
-  const auto dir = std::filesystem::temp_directory_path() / "moesim_compare_test";
+  const auto dir = std::filesystem::temp_directory_path() / ("moesim_compare_test." + std::to_string(::getpid()));
   std::filesystem::remove_all(dir);
   std::filesystem::create_directories(dir);
   CHECK_THROWS_AS(read_timelines(dir.string()), InputError);

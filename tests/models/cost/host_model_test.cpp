@@ -2,6 +2,7 @@
 #include "models/cost/host_model.hpp"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -114,7 +115,9 @@ TEST_CASE("a prediction is the sum of its terms, with the interval of its regime
 }
 
 TEST_CASE("a host file comes back with its terms and their meanings") {
-  const std::string path = (std::filesystem::temp_directory_path() / "moesim_host_model.fit.toml").string();
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("moesim_host_model." + std::to_string(::getpid()) + ".fit.toml"))
+          .string();
   write_fit_file(by_hand(), path);
   const FitFile read = read_fit_file(path);
   const FitEntry* e = find_host_entry(read, HostKernel::product);
