@@ -30,9 +30,11 @@ struct RunOptions {
   // Which of them the Timeline is: the run whose makespan is the median, or the fastest (composed: of every op).
   enum class Statistic : std::uint8_t { median, minimum };
   Statistic statistic = Statistic::median;
-  // Host: ranks as threads, or ops one at a time; automatic: threads where there is a core for every rank.
+  // Ranks side by side as threads (CUDA: a GPU each), or their ops one at a time; automatic: threads where every rank
+  // has a core (a GPU).
   enum class Mode : std::uint8_t { automatic, threads, one_at_a_time };
   Mode mode = Mode::automatic;
+  bool graph = false;              // CUDA: one graph launch per run instead of a launch per kernel
   double patience = 60;            // seconds: a rank that is not heard of for so long ends the run
   Transport* transport = nullptr;  // not null: this process is one rank
   // Called after every run with the share that is done; false ends the measurement with the runs so far.

@@ -2,32 +2,13 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
-#include <filesystem>
-
 #include "backend/executor.hpp"
+#include "backend/module.hpp"
 #include "backend/transport.hpp"
 
 namespace moesim::backend {
-namespace {
-
-namespace fs = std::filesystem;
-constexpr const char* module_name = "moesim_mpi.so";
-
-// $MOESIM_MODULES, beside the program, or where an installed program has them.
-fs::path find_module() {
-  std::error_code none;
-  const fs::path program = fs::read_symlink("/proc/self/exe", none).parent_path();
-  const char* given = std::getenv("MOESIM_MODULES");
-  for (const fs::path& directory : {fs::path(given != nullptr ? given : ""), program, program / "../lib/moesim"})
-    if (!directory.empty() && fs::exists(directory / module_name, none)) return directory / module_name;
-  return {};
-}
-
-}  // namespace
-
 std::unique_ptr<Transport> mpi_transport() {
-  const fs::path path = find_module();
+  const std::filesystem::path path = find_module("moesim_mpi.so");
   if (path.empty())
     throw Refused(
         "this build has no MPI transport: install Open MPI (libopenmpi-dev, openmpi-bin) and configure with "

@@ -25,7 +25,7 @@ class Transport {
   virtual ~Transport() = default;
   [[nodiscard]] virtual Rank rank() const = 0;
   [[nodiscard]] virtual int ranks() const = 0;
-  [[nodiscard]] virtual int neighbours() const = 0;  // ranks on this computer, this one included
+  [[nodiscard]] virtual int neighbours() const = 0;           // ranks on this computer, this one included
   [[nodiscard]] virtual std::string description() const = 0;  // "Open MPI 4.1.4"
   // Sends and receives; messages between two ranks keep their order. Returns when all are complete. Throws
   // std::runtime_error that names the silent ranks when nothing has moved for `patience` seconds.

@@ -94,10 +94,13 @@ void add_run(CLI::App& app, Run& run) {
                    "Which run is reported: the median, or the minimum (of every op, composed)")
       ->transform(CLI::CheckedTransformer(statistics))
       ->default_str("median");
-  verb->add_option("--mode", m.mode,
-                   "host: ranks as threads, or their ops one at a time; auto: threads where every rank has a core")
+  verb->add_option(
+          "--mode", m.mode,
+          "Ranks as threads (cuda: a GPU each), or their ops one at a time; auto: threads where every rank has a "
+          "core (a GPU)")
       ->transform(CLI::CheckedTransformer(modes))
       ->default_str("auto");
+  verb->add_flag("--graph", m.graph, "cuda: one CUDA graph per run instead of a launch per kernel");
   verb->add_option("--transport", args->transport, "threads: ranks of this process; mpi: a process each, under mpirun")
       ->check(CLI::IsMember({"threads", "mpi"}))
       ->capture_default_str();

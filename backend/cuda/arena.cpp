@@ -1,8 +1,9 @@
 #include "backend/cuda/arena.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <map>
-#include <numeric>
+#include <utility>
 
 namespace moesim::backend::gpu {
 namespace {
@@ -39,19 +40,12 @@ std::vector<Place> lifetimes(const Plan& plan, Rank rank) {
   return out;
 }
 
-// The lowest gap that fits, among the buffers that are placed and alive together with this one. Larger buffers first
-// ("greedy by size", arXiv 2001.03288).
-void lay_out(std::vector<Place>& places) {
-  std::vector<std::size_t> order(places.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  const auto always = [&](std::size_t i) { return places[i].last.value() - places[i].first.value(); };
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return std::pair(places[a].bytes, always(a)) > std::pair(places[b].bytes, always(b));
-  });
+// Each buffer goes to the lowest gap that fits, among the buffers that are placed and alive together with it.
+std::int64_t place_in_order(std::vector<Place>& places, const std::vector<std::size_t>& order) {
   std::vector<const Place*> placed;  // by address
+  std::int64_t end = 0;
   for (const std::size_t i : order) {
     Place& p = places[i];
-    if (!p.first.valid()) continue;
     std::int64_t at = 0;
     for (const Place* other : placed) {
       if (other->location != p.location || !meet(*other, p)) continue;
@@ -59,10 +53,45 @@ void lay_out(std::vector<Place>& places) {
       at = std::max(at, other->begin + other->bytes);
     }
     p.begin = at;
+    end = std::max(end, at + p.bytes);
     const auto after = std::upper_bound(placed.begin(), placed.end(), at,
                                         [](std::int64_t v, const Place* other) { return v < other->begin; });
     placed.insert(after, &p);
   }
+  return end;
+}
+
+// Packing is NP-hard. Large buffers first ("greedy by size", arXiv 2001.03288), or long-lived ones, is where the search
+// begins; then the buffer that ends last goes to the front, again and again ("squeaky wheel" optimization).
+void lay_out(std::vector<Place>& places) {
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < places.size(); ++i)
+    if (places[i].first.valid()) order.push_back(i);
+  // A round compares every pair of buffers.
+  const auto n = static_cast<std::int64_t>(order.size());
+  const std::int64_t rounds = std::clamp<std::int64_t>(4'000'000 / std::max<std::int64_t>(n * n, 1), 1, 40);
+  const auto life = [&](std::size_t i) {
+    return static_cast<std::int64_t>(places[i].last.value() - places[i].first.value());
+  };
+  std::vector<Place> best = places;
+  std::int64_t smallest = std::numeric_limits<std::int64_t>::max();
+  for (const bool by_life : {false, true}) {
+    const auto key = [&](std::size_t i) {
+      return by_life ? std::pair(life(i), places[i].bytes) : std::pair(places[i].bytes, life(i));
+    };
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return key(a) > key(b); });
+    for (std::int64_t round = 0; round < rounds && !order.empty(); ++round) {
+      std::vector<Place> tried = places;
+      const std::int64_t end = place_in_order(tried, order);
+      if (end < smallest) best = tried;
+      smallest = std::min(smallest, end);
+      const auto last = std::max_element(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return tried[a].begin + tried[a].bytes < tried[b].begin + tried[b].bytes;
+      });
+      std::rotate(order.begin(), last, last + 1);
+    }
+  }
+  places = std::move(best);
 }
 
 }  // namespace

@@ -72,7 +72,13 @@ MOESIM_BOTH void copy_row(const Team& team, const std::byte* from, std::byte* to
 
 template <class Team>
 MOESIM_BOTH void zero_row(const Team& team, std::byte* to, std::int64_t bytes) {
-  for (std::int64_t i = team.lane(); i < bytes; i += team.lanes()) to[i] = std::byte{0};
+  if (bytes % 16 == 0) {
+    for (std::int64_t i = static_cast<std::int64_t>(team.lane()) * 16; i < bytes;
+         i += static_cast<std::int64_t>(team.lanes()) * 16)
+      write_as(to + i, Wide{});
+  } else {
+    for (std::int64_t i = team.lane(); i < bytes; i += team.lanes()) to[i] = std::byte{0};
+  }
 }
 
 template <class Team>

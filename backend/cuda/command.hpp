@@ -25,7 +25,7 @@ struct Product {
   bool transposed = false;
   Tensor x, w, y;
 };
-// All groups in one call; none is empty.
+// All groups in one call; none is empty. addresses: a table on the device, those of all W, of all X and of all Y.
 struct GroupedProduct {
   struct Group {
     std::int64_t m = 0;
@@ -37,6 +37,7 @@ struct GroupedProduct {
   Math math = Math::bf16;
   DType x = DType::bf16, w = DType::bf16, y = DType::bf16;
   std::vector<Group> groups;
+  const std::byte* addresses = nullptr;
 };
 
 // ---- kernels of our own (bodies.hpp) ----

@@ -20,11 +20,15 @@ class Lowering {
   void operator()(const CollectiveCall&) {}
 
   void operator()(const ProductCall& c) {
+    one_format(c.x, c.w);
     add(c.y, Product{c.x.rows, c.work.n, c.work.k, c.work.batch, c.work.math, c.transposed, c.x, c.w, c.y});
   }
 
   void operator()(const GroupedProductCall& c) {
-    GroupedProduct all{c.work.n, c.work.k, c.work.math, c.x.dtype, c.w.dtype, c.y.dtype, {}};
+    one_format(c.x, c.w);
+    // cuBLAS groups products of one format only.
+    const bool each = c.work.launch.per_group || c.x.dtype != c.y.dtype;
+    GroupedProduct all{c.work.n, c.work.k, c.work.math, c.x.dtype, c.w.dtype, c.y.dtype, {}, nullptr};
     std::int64_t row = 0;
     for (std::size_t g = 0; g < c.rows.size(); ++g) {
       const std::int64_t m = c.rows[g];
@@ -34,14 +38,19 @@ class Lowering {
       const Tensor w{c.w.at(matrix * c.work.k), c.w.dtype, c.work.k, c.work.n};
       const Tensor y{c.y.at(row), c.y.dtype, m, c.work.n};
       row += m;
-      if (!c.work.launch.per_group) {
+      if (!each) {
         all.groups.push_back({m, x.data, w.data, y.data});
         continue;
       }
       out_.commands.emplace_back(Product{m, c.work.n, c.work.k, 1, c.work.math, false, x, w, y});
       end_set(c.work.launch, 1);
     }
-    if (c.work.launch.per_group || all.groups.empty()) return;
+    if (each || all.groups.empty()) return;
+    std::vector<const std::byte*> addresses;
+    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.w);
+    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.x);
+    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.y);
+    all.addresses = at_.table(std::as_bytes(std::span(addresses)));
     out_.commands.emplace_back(std::move(all));
     end_set(c.work.launch, 1);
   }
@@ -114,6 +123,11 @@ class Lowering {
  private:
   [[noreturn]] void refuse(const std::string& why) const {
     throw Refused(fmt::format("op '{}' ({}) does not run on a GPU: {}", op_.name, to_string(op_.work), why));
+  }
+  void one_format(const Tensor& x, const Tensor& w) const {
+    if (x.dtype != w.dtype)
+      refuse(fmt::format("cuBLAS multiplies operands of one format, and these are {} and {}", to_string(x.dtype),
+                         to_string(w.dtype)));
   }
   // A launch for no elements is left out, as frameworks do.
   template <class T>

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "backend/host/runs.hpp"
+#include "backend/recorder.hpp"
 
 namespace moesim::backend {
 namespace {
@@ -18,43 +19,6 @@ std::vector<Rank> all_ranks(const Plan& plan) {
   for (int r = 0; r < plan.ranks; ++r) out.emplace_back(r);
   return out;
 }
-
-// Collects the measured runs and picks the Timeline among them.
-class Recorder {
- public:
-  explicit Recorder(const RunOptions& options) : options_(options) {}
-
-  // Takes the next run; false when that was the last one wanted.
-  bool take(Timeline t) {
-    if (runs_++ >= options_.warmup) {
-      measurement_.makespans.push_back(t.makespan);
-      timelines_.push_back(std::move(t));
-    }
-    const double done = static_cast<double>(runs_) / static_cast<double>(options_.warmup + options_.repeats);
-    return !options_.progress || options_.progress(done);
-  }
-
-  Measurement finish(const std::string& how) {
-    if (timelines_.empty()) throw Refused("the measurement was ended before its first run");
-    std::vector<std::size_t> order(timelines_.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return timelines_[a].makespan < timelines_[b].makespan; });
-    const bool fastest = options_.statistic == RunOptions::Statistic::minimum;
-    measurement_.timeline = std::move(timelines_[order[fastest ? 0 : (order.size() - 1) / 2]]);
-    measurement_.method = fmt::format("{}; {} of {} runs after {} to warm up", how, fastest ? "fastest" : "median",
-                                      order.size(), options_.warmup);
-    return std::move(measurement_);
-  }
-
-  [[nodiscard]] int wanted() const { return options_.warmup + options_.repeats; }
-
- private:
-  const RunOptions& options_;
-  int runs_ = 0;
-  std::vector<Timeline> timelines_;
-  Measurement measurement_;
-};
 
 unsigned cores() { return std::max(1U, std::thread::hardware_concurrency()); }
 

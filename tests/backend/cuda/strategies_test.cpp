@@ -97,7 +97,96 @@ void check_virtual(DType dtype, int draws, double tolerance) {
   for (const Variant& v : variants()) CHECK_MESSAGE(ran[v.name] > 0, v.name << " never ran");
 }
 
+Attention grouped_query(std::int64_t heads, std::int64_t kv_heads) {
+  Attention a;
+  a.heads = heads;
+  a.kv_heads = kv_heads;
+  a.qk_head_dim = a.v_head_dim = 6;
+  return a;
+}
+Attention latent(std::int64_t q_rank) {
+  Attention a;
+  a.kind = Attention::Kind::latent;
+  a.heads = a.kv_heads = 8;
+  a.qk_head_dim = 6;
+  a.v_head_dim = 5;
+  a.q_lora_rank = q_rank;
+  a.kv_lora_rank = 10;
+  a.qk_rope_head_dim = 2;
+  return a;
+}
+
+// A dense layer, then two MoE layers; rotary positions.
+Case whole_model(const Attention& attention, Workload::Phase phase, std::int64_t length, std::int64_t context) {
+  MoeBlock block;
+  block.experts = 8;
+  block.top_k = 2;
+  block.expert = {24, true, false, Activation::silu};
+  Case c = moe_only(16, block, 4, 9, length, DType::f32);
+  c.model.layers.insert(c.model.layers.begin(), TransformerLayer{});
+  c.model.layers[0].dense = FeedForward{32, true, false, Activation::gelu};
+  c.model.layers.push_back(c.model.layers[1]);
+  c.model.positions = 0;
+  for (TransformerLayer& l : c.model.layers) {
+    l.attention = attention;
+    l.decoder = phase != Workload::Phase::encode;
+  }
+  c.workload.phase = phase;
+  if (context > 0) c.workload.kv_length = context;
+  return c;
+}
+
+void check_whole(const Case& c) {
+  std::mt19937 random(31);
+  const TableRouting routing = random_routing(2, c.workload.sequences * c.workload.new_tokens(), 8, 2, 1, 1, random);
+  const backend::Inputs inputs{routing, 77};
+  int ran = 0;
+  for (const char* strategy : {"expert_parallel", "tensor_parallel", "expert_tensor_parallel"}) {
+    const auto plan = plan_of(c, routing, strategy, {});
+    if (!plan) continue;
+    CAPTURE(strategy);
+    ++ran;
+    const backend::Programs host = backend::compute(*plan, inputs);
+    Machine machine(1);
+    const auto device = machine.open(0);
+    backend::gpu::VirtualRanks ranks(*plan, inputs, *device);
+    ranks.run(60);
+    for (int r = 0; r < plan->ranks; ++r) {
+      const backend::gpu::Program& program = ranks.program(Rank(r));
+      std::vector<BufferId> buffers = results(*plan, program);
+      for (std::size_t i = 0; i < plan->buffers.size(); ++i)
+        if (plan->buffers[i].role == BufferRole::kv_cache) buffers.emplace_back(i);
+      for (const BufferId b : buffers)
+        CHECK(difference(backend::values(*host[static_cast<std::size_t>(r)], b), backend::gpu::values(program, b),
+                         std::max<std::int64_t>(plan->buffer(b).cols, 1)) <= 5e-5);
+    }
+  }
+  CHECK(ran >= 2);
+}
+
 }  // namespace
+
+TEST_CASE("whole models: attention, rotary positions, caches and windows give what the host gives") {
+  using Phase = Workload::Phase;
+  for (const std::int64_t kv_heads : {1, 4, 8}) {
+    check_whole(whole_model(grouped_query(8, kv_heads), Phase::prefill, 5, 0));
+    check_whole(whole_model(grouped_query(8, kv_heads), Phase::decode, 5, 7));
+    check_whole(whole_model(grouped_query(8, kv_heads), Phase::encode, 5, 0));
+  }
+  Attention a = grouped_query(8, 2);
+  a.window = 3;
+  check_whole(whole_model(a, Phase::prefill, 5, 0));
+  check_whole(whole_model(a, Phase::decode, 5, 7));
+  a.window = 0;
+  a.output_gate = true;
+  check_whole(whole_model(a, Phase::prefill, 5, 9));  // four tokens of each sequence are cached
+  // Three tiles of keys.
+  check_whole(whole_model(grouped_query(8, 2), Phase::decode, 5, 300));
+  for (const std::int64_t q_rank : {0, 7}) {
+    check_whole(whole_model(latent(q_rank), Phase::prefill, 5, 0));
+    check_whole(whole_model(latent(q_rank), Phase::decode, 5, 7));
+  }
+}
 
 TEST_CASE("virtual ranks, float32: every strategy gives what the host gives") { check_virtual(DType::f32, 12, 2e-5); }
 

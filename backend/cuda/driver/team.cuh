@@ -1,0 +1,98 @@
+// Teams of lanes that do one row: a warp, or a block of whole warps.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "backend/cuda/bodies.hpp"
+#include "backend/cuda/driver/check.hpp"
+#include "backend/cuda/driver/kernels.hpp"
+
+namespace moesim::backend::gpu {
+
+inline constexpr int warp = 32;
+
+__device__ inline Score better(const Score& a, const Score& b) { return before(b, a) ? b : a; }
+
+struct WarpTeam {
+  __device__ int lane() const { return static_cast<int>(threadIdx.x) % warp; }
+  __device__ int lanes() const { return warp; }
+  __device__ void barrier() const { __syncwarp(); }
+  __device__ float sum(float v) const {
+    for (int step = warp / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffU, v, step);
+    return v;
+  }
+  __device__ float most(float v) const {
+    for (int step = warp / 2; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffU, v, step));
+    return v;
+  }
+  __device__ Score best(Score s) const {
+    for (int step = warp / 2; step > 0; step /= 2)
+      s = better(s, {__shfl_xor_sync(0xffffffffU, s.value, step), __shfl_xor_sync(0xffffffffU, s.id, step)});
+    return s;
+  }
+};
+
+struct BlockTeam {
+  __device__ int lane() const { return static_cast<int>(threadIdx.x); }
+  __device__ int lanes() const { return static_cast<int>(blockDim.x); }
+  __device__ void barrier() const { __syncthreads(); }
+  __device__ float sum(float v) const {
+    return over_warps(WarpTeam{}.sum(v), 0.0F, [](float a, float b) { return a + b; });
+  }
+  __device__ float most(float v) const {
+    return over_warps(WarpTeam{}.most(v), -INFINITY, [](float a, float b) { return fmaxf(a, b); });
+  }
+
+ private:
+  // Every thread adds up the warps' results in the same order.
+  template <class Join>
+  __device__ float over_warps(float v, float start, Join join) const {
+    __shared__ float of_warp[warp];
+    __syncthreads();  // an earlier result has been read
+    if (lane() % warp == 0) of_warp[lane() / warp] = v;
+    __syncthreads();
+    for (int w = 0; w < lanes() / warp; ++w) start = join(start, of_warp[w]);
+    return start;
+  }
+};
+
+// body(team, command, row) for every row, a block each.
+template <class Body, class Command>
+__global__ void rows_by_block(const Command c, std::int64_t rows) {
+  for (std::int64_t i = blockIdx.x; i < rows; i += gridDim.x) Body{}(BlockTeam{}, c, i);
+}
+// The same with a warp each.
+template <class Body, class Command>
+__global__ void rows_by_warp(const Command c, std::int64_t rows) {
+  const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * (blockDim.x / warp);
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / warp) + threadIdx.x / warp; i < rows;
+       i += warps)
+    Body{}(WarpTeam{}, c, i);
+}
+
+inline unsigned grid(std::int64_t blocks) {
+  constexpr std::int64_t most = (std::int64_t{1} << 31) - 1;
+  return static_cast<unsigned>(blocks < most ? blocks : most);
+}
+
+template <class Body, class Command>
+void launch_by_block(const Command& c, std::int64_t rows, int threads, cudaStream_t stream) {
+  rows_by_block<Body><<<grid(rows), static_cast<unsigned>(threads), 0, stream>>>(c, rows);
+  check(cudaGetLastError(), "a kernel launch");
+}
+template <class Body, class Command>
+void launch_by_warp(const Command& c, std::int64_t rows, cudaStream_t stream) {
+  constexpr int warps = 8;
+  rows_by_warp<Body><<<grid((rows + warps - 1) / warps), warps * warp, 0, stream>>>(c, rows);
+  check(cudaGetLastError(), "a kernel launch");
+}
+
+// As many threads as a row has packs, within reason.
+inline int threads_for(std::int64_t cols) {
+  const std::int64_t packs = (cols + pack - 1) / pack;
+  if (packs <= 32) return 32;
+  if (packs <= 64) return 64;
+  return packs <= 128 ? 128 : 256;
+}
+
+}  // namespace moesim::backend::gpu
