@@ -83,6 +83,7 @@ std::string host_bound(const Group& group) {
     while (times[end] - times[begin] > width) ++begin;
     crowd = std::max(crowd, end + 1 - begin);
   }
+  if (group.entry.schema != "gemm" && group.entry.schema != "moe_kernel") return {};  // exchanges have long floors
   const double share = static_cast<double>(crowd) / static_cast<double>(group.rows());
   const auto [low, high] = std::minmax_element(group.log_bound.begin(), group.log_bound.end());
   if (share < most || *high - *low < 5) return {};

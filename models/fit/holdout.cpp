@@ -140,7 +140,8 @@ struct Line {
   std::vector<int> fold;
 };
 
-cost::Accuracy summarize(const std::string& regime, const Line& line) {
+// `everything`: of all regimes.
+cost::Accuracy summarize(const std::string& regime, const Line& line, const Line& everything) {
   cost::Accuracy a;
   a.regime = regime;
   a.rows = static_cast<int>(line.model.size());
@@ -161,9 +162,11 @@ cost::Accuracy summarize(const std::string& regime, const Line& line) {
   std::size_t covered = 0;
   const std::set<int> all(line.fold.begin(), line.fold.end());
   for (const int f : all) {
+    // A regime that was held out whole (several nodes) is judged by the interval of what was left.
     std::vector<double> others;
-    for (std::size_t i = 0; i < line.model.size(); ++i)
-      if (line.fold[i] != f) others.push_back(line.model[i]);
+    const Line& source = all.size() > 1 ? line : everything;
+    for (std::size_t i = 0; i < source.model.size(); ++i)
+      if (source.fold[i] != f) others.push_back(source.model[i]);
     const double reach = spread(others.empty() ? line.model : others).p90;
     for (std::size_t i = 0; i < line.model.size(); ++i)
       if (line.fold[i] == f && std::abs(line.model[i]) <= reach) ++covered;
@@ -204,7 +207,7 @@ std::vector<cost::Accuracy> accuracy(const Group& group, const HeldOut& held) {
     line.fold.push_back(held.fold[skew]);
   }
   std::vector<cost::Accuracy> out;
-  for (const auto& [regime, line] : lines) out.push_back(summarize(regime, line));
+  for (const auto& [regime, line] : lines) out.push_back(summarize(regime, line, lines.at("all")));
   return out;
 }
 

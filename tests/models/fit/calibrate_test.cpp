@@ -125,6 +125,30 @@ TEST_CASE("a fit file survives a second fit of another library, and a fit is the
   CHECK(cost::read_fit_file(path).entries.size() == 2);
 }
 
+TEST_CASE("rows that timed the host are refused, whatever else is wrong with them") {
+  // Launching takes 60 us, give or take: nine in ten of these kernels are shorter.
+  const std::string path = made_rows("host", 7);
+  std::ifstream in(path);
+  std::string text;
+  std::string line;
+  std::getline(in, line);
+  text = line + "\n";
+  std::mt19937 random(8);
+  std::normal_distribution<double> error(0, 0.1);
+  while (std::getline(in, line)) {
+    const std::size_t comma = line.rfind(',');
+    const double us = std::max(std::stod(line.substr(comma + 1)), 60 * std::exp(error(random)));
+    text += line.substr(0, comma + 1) + fmt::format("{:.6g}\n", us);
+  }
+  std::ofstream(path) << text;
+  try {
+    calibrate(options(path));
+    FAIL("accepted");
+  } catch (const InputError& e) {
+    CHECK(std::string(e.what()).find("the host's launches were timed") != std::string::npos);
+  }
+}
+
 TEST_CASE("excluded shapes are judged and not fitted") {
   CalibrationOptions o = options(made_rows("excluded", 5));
   o.excluded_shapes = {"4096x4096"};
