@@ -77,8 +77,9 @@ std::string render(const Placing& p) {
   const int slots = plan.maps.front().slots();
   out += fmt::format("{}, {} replicas a layer, {}; {}\n",
                      p.request.map.empty() ? std::string(to_string(plan.method)) : plan.path, slots - in.info.experts,
-                     slots % in.shape.gpus == 0 ? fmt::format("{} slots on a GPU", slots / in.shape.gpus)
-                                                : fmt::format("up to {} slots on a GPU", plan.shape.slots_per_gpu),
+                     slots % in.shape.gpus == 0
+                         ? fmt::format("{} slot{} on a GPU", slots / in.shape.gpus, slots == in.shape.gpus ? "" : "s")
+                         : fmt::format("up to {} slots on a GPU", plan.shape.slots_per_gpu),
                      mode_text(p.request));
   const std::string steps =
       in.tokens_per_step > 0 ? fmt::format(", in steps of {} tokens", in.tokens_per_step) : std::string();

@@ -178,6 +178,23 @@ TEST_CASE("expert_tensor_parallel places over the members of its groups") {
   CHECK(most_rows(plan, "l0.moe.up") == 32);  // expert 0 on both members, 16 each, and 16 of the others
 }
 
+TEST_CASE("the shape that solvers see of a group: even numbers on nodes, rates of shared links") {
+  const Cluster cluster = round_cluster(2, 4);
+  const auto shape = [&](std::vector<int> members) {
+    std::vector<Rank> ranks;
+    for (const int m : members) ranks.emplace_back(m);
+    return placement::shape_of(cluster, ranks);
+  };
+  CHECK(shape({0, 1, 2, 3, 4, 5, 6, 7}).nodes == 2);
+  CHECK(shape({0, 1, 2, 3, 4, 5, 6, 7}).intra == BytesPerSecond(100e9));
+  CHECK(shape({0, 1, 2, 3, 4, 5, 6, 7}).inter == BytesPerSecond(10e9));
+  CHECK(shape({0, 2, 4, 6}).nodes == 2);
+  CHECK(shape({0, 4}).gpus_per_node() == 1);
+  CHECK(shape({0, 1, 4}).nodes == 1);     // two and one: no even nodes
+  CHECK(shape({0, 4, 1, 5}).nodes == 1);  // out of order
+  CHECK(shape({3}).gpus == 1);
+}
+
 TEST_CASE("what does not go together is refused with its reason; faults of a map file are the file's") {
   const Model model = small_model(8, 1);
   const FunctionRouting routing = balanced(model, 64);

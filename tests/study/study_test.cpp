@@ -51,6 +51,40 @@ TEST_CASE("MoEShard: DeepSpeed's time does not see the skew, dropless parallelis
   }
 }
 
+TEST_CASE("MoETuner's clusters beat contiguous placement, replicas beat them; the paper's figures stand beside") {
+  for (const char* scenario : {"scenarios/mixtral_moetuner_h100.toml", "scenarios/mixtral_moetuner_2x8_h200.toml"}) {
+    CAPTURE(scenario);
+    const StudyResult study = run(scenario);
+    const PointResult& p = study.points.front();
+    const Summary& contiguous = strategy(p, "contiguous").summary;
+    const Summary& moetuner = strategy(p, "moetuner").summary;
+    const Summary& ours = strategy(p, "local_search").summary;
+    CHECK(moetuner.straggler < contiguous.straggler);
+    CHECK(ours.straggler < moetuner.straggler);
+    CHECK(moetuner.step < contiguous.step);
+    CHECK(ours.step < moetuner.step);
+    CHECK(ours.step <= strategy(p, "eplb").summary.step);
+    // Clusters of any size, as many experts on every GPU over all layers: no more memory but for the largest layer.
+    CHECK(moetuner.memory.by_role.at(BufferRole::weight) == contiguous.memory.by_role.at(BufferRole::weight));
+    CHECK(strategy(p, "moetuner").placement.find("planned on 16384 other tokens") != std::string::npos);
+    REQUIRE(study.published.size() == 1);
+    REQUIRE(study.published.front().predicted);
+    CHECK(*study.published.front().predicted == doctest::Approx(study.published.front().published).epsilon(0.15));
+  }
+}
+
+TEST_CASE("recorded routing: maps made on its first half fit its second, and the report says that it is recorded") {
+  const StudyResult study = run("scenarios/recorded_routing_h100.toml");
+  const PointResult& p = study.points.front();
+  CHECK_FALSE(p.routing_synthetic);
+  const double contiguous = strategy(p, "contiguous").summary.straggler;
+  const double ours = strategy(p, "local_search").summary.straggler;
+  CHECK(contiguous > 1.1);
+  CHECK(ours < contiguous);
+  CHECK(strategy(p, "moetuner").summary.straggler < contiguous);
+  CHECK(strategy(p, "local_search").placement.find("planned on 8192 other tokens: recorded") != std::string::npos);
+}
+
 TEST_CASE("the parts of a step add up to the step") {
   for (const char* scenario : {"scenarios/mixtral_h100.toml", "scenarios/moeshard_a100.toml"}) {
     const StudyResult study = run(scenario);
