@@ -239,6 +239,7 @@ class Binder {
       case Elementwise::Fn::scale:
       case Elementwise::Fn::adam:
       case Elementwise::Fn::delta_rule:
+      case Elementwise::Fn::cross_entropy:
         break;
     }
     refuse("the simulator knows it, executors with data do not compute it yet");

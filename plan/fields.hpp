@@ -20,6 +20,7 @@ void for_each_field(Same<Gemm> auto& x, auto&& f) {
   f("weight", x.weight);
   f("out", x.out);
   f("math", x.math);
+  f("form", x.form);
 }
 void for_each_field(Same<Launch> auto& x, auto&& f) {
   f("per_group", x.per_group);
@@ -63,6 +64,7 @@ void for_each_field(Same<Elementwise> auto& x, auto&& f) {
   f("dtype", x.dtype);
   f("flops_per_row", x.flops_per_row);
   f("activation", x.activation);
+  f("backward", x.backward);
 }
 void for_each_field(Same<Permute> auto& x, auto&& f) {
   f("from", x.from);
@@ -78,6 +80,7 @@ void for_each_field(Same<Permute> auto& x, auto&& f) {
   f("dtype", x.dtype);
   f("launch", x.launch);
   f("shares", x.shares);
+  f("adjoint", x.adjoint);
 }
 void for_each_field(Same<Copy> auto& x, auto&& f) {
   f("direction", x.direction);

@@ -9,20 +9,20 @@
 
 namespace moesim {
 
-inline constexpr std::array<std::string_view, 6> buffer_role_names{"weight",   "gradient",   "optimizer",
-                                                                   "kv_cache", "activation", "communication"};
+inline constexpr std::array<std::string_view, 7> buffer_role_names{
+    "weight", "gradient", "optimizer", "kv_cache", "activation", "communication", "gathered"};
 inline constexpr std::array<std::string_view, 2> location_names{"device", "host"};
-inline constexpr std::array<std::string_view, 9> category_names{
-    "attention", "gate", "dispatch", "experts", "combine", "dense", "embedding", "optimizer", "other"};
+inline constexpr std::array<std::string_view, 10> category_names{
+    "attention", "gate", "dispatch", "experts", "combine", "dense", "embedding", "optimizer", "other", "parameters"};
 inline constexpr std::array<std::string_view, 3> pass_names{"forward", "backward", "update"};
 inline constexpr std::array<std::string_view, 9> collective_names{
     "all_to_all_v", "all_gather_v", "reduce_scatter_v",  "all_reduce",           "broadcast",
     "reduce",       "send_recv",    "sparse_all_gather", "sparse_reduce_scatter"};
 inline constexpr std::array<std::string_view, 7> algorithm_names{"automatic", "direct",    "hierarchical", "ring",
                                                                  "tree",      "in_switch", "per_root"};
-inline constexpr std::array<std::string_view, 14> elementwise_names{
-    "norm",  "add_norm", "add",   "activation",   "gated", "embedding", "last_token",
-    "top_k", "rotary",   "scale", "sum_partials", "adam",  "cast",      "delta_rule"};
+inline constexpr std::array<std::string_view, 15> elementwise_names{
+    "norm",   "add_norm", "add",          "activation", "gated", "embedding",  "last_token",   "top_k",
+    "rotary", "scale",    "sum_partials", "adam",       "cast",  "delta_rule", "cross_entropy"};
 inline constexpr std::array<std::string_view, 5> row_order_names{"token", "by_slot", "by_source", "unique_by_rank",
                                                                  "unique_by_source"};
 inline constexpr std::array<std::string_view, 3> gemm_form_names{"forward", "input_gradient", "weight_gradient"};

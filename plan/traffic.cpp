@@ -50,6 +50,29 @@ SparseRows sparse_rows(const ExpertPlacement& from, const ExpertPlacement& to, R
   return out;
 }
 
+// Where several members keep a chunk, the others of them send their part to the first and get the sum from it.
+Traffic replica_rows(const ExpertPlacement& from, const ExpertPlacement& kept, Rank rank) {
+  std::int64_t sent = 0;
+  std::int64_t received = 0;
+  const auto begin = kept.slot_begin[rank.index()];
+  for (int s = begin; s < kept.slot_begin[rank.index() + 1]; ++s) {
+    const LogicalExpert e = kept.expert_of_slot[static_cast<std::size_t>(s)];
+    int first = 0;
+    while (!holds(kept, Rank(first), e)) ++first;
+    if (first != rank.value()) {
+      sent += holds(from, rank, e) ? 1 : 0;
+      ++received;
+      continue;
+    }
+    for (int r = first + 1; r < kept.ranks(); ++r) {
+      if (!holds(kept, Rank(r), e)) continue;
+      ++sent;
+      received += holds(from, Rank(r), e) ? 1 : 0;
+    }
+  }
+  return {Bytes(sent), Bytes(received)};  // rows so far
+}
+
 }  // namespace
 
 Traffic traffic(const Plan& plan, const Collective& c, Rank rank) {
@@ -96,7 +119,8 @@ Traffic traffic(const Plan& plan, const Collective& c, Rank rank) {
     case Collective::Kind::sparse_reduce_scatter: {
       // The reverse movement: holders that are not kept send their partial sums to the kept ones.
       const SparseRows rows = sparse_rows(plan.placements[c.to.index()], plan.placements[c.from.index()], member);
-      return {bytes(rows.gained), bytes(rows.given)};
+      const Traffic replicas = replica_rows(plan.placements[c.from.index()], plan.placements[c.to.index()], member);
+      return {bytes(rows.gained + replicas.sent.value()), bytes(rows.given + replicas.received.value())};
     }
   }
   throw std::logic_error("unknown collective");

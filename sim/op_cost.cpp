@@ -54,7 +54,13 @@ OpCost OpCosts::operator()(const Op& op, Rank rank) const {
 
 OpCost OpCosts::of(const Gemm& w, Rank rank) const {
   OpCost out;
-  const cost::GemmShape shape{plan_.rows(w.m, rank), w.n, w.k, w.batch, w.in, w.weight, w.out, w.math};
+  const std::int64_t m = plan_.rows(w.m, rank);
+  cost::GemmShape shape{m, w.n, w.k, w.batch, w.in, w.weight, w.out, w.math};
+  if (w.form == Gemm::Form::input_gradient) std::swap(shape.n, shape.k);  // dX[m, k] = dY[m, n] W^T
+  if (w.form == Gemm::Form::weight_gradient) {                            // dW[k, n] = X^T dY
+    shape.m = w.k;
+    shape.k = m;
+  }
   append(out, model_.gemm(shape), w.math, 1);
   finish(out, w.math);
   return out;
@@ -134,7 +140,9 @@ std::int64_t OpCosts::groups_with_rows(const Permute& w, Rank rank) const {
 
 OpCost OpCosts::of(const Permute& w, Rank rank) const {
   OpCost out;
-  const std::int64_t rows = plan_.rows(w.rows_in, rank) + plan_.rows(w.rows_out, rank);
+  // The adjoint of a combine also reads the copies, for the gates' gradients.
+  const std::int64_t copies = w.adjoint && w.from == RowOrder::token ? plan_.rows(w.rows_out, rank) : 0;
+  const std::int64_t rows = plan_.rows(w.rows_in, rank) + plan_.rows(w.rows_out, rank) + copies;
   const Bytes bytes = storage(detail::checked_mul(rows, w.cols), w.dtype) * w.launch.passes;
   if (!w.launch.per_group) {
     append(out, model_.streaming(bytes, Flops(0)), Math::f32, w.launch.kernels);

@@ -89,7 +89,7 @@ BufferId Transformer::attention(const Attention& a, Layer layer, const std::stri
   core.kv_len = cross ? work.sequence_length : work.context();
   core.causal = causal && !cross;
   core.window = a.window;
-  core.dtype = work.kv_cache;
+  core.dtype = work.phase == Workload::Phase::train ? act() : work.kv_cache;
   core.math = natural_math(act());
   if (act() == DType::f32 && work.math) core.math = *work.math;
 
@@ -119,7 +119,7 @@ BufferId Transformer::attention(const Attention& a, Layer layer, const std::stri
           gemm(name + (cross ? ".q" : ".qkv"), Category::attention, layer, normed_, token_rows_, n, h, w, 1, qkv);
       if (cross) weight(name + ".kv.weight", Rows{h, {}}, kv_cols, w, kv);
       BufferId cache;
-      if (work.phase != Workload::Phase::encode) {
+      if (work.phase != Workload::Phase::encode && work.phase != Workload::Phase::train) {
         const std::int64_t kept = core.window > 0 ? std::min(core.window, core.kv_len) : core.kv_len;
         cache = kv_cache(name + ".kv_cache", kept, kv_cols, kv);
       }

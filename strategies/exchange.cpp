@@ -154,7 +154,7 @@ ExchangeOptions exchange_options(const Options& options, const Workload& workloa
 }
 
 BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertMaps& maps, int slices,
-                  const ExchangeOptions& options) {
+                  const ExchangeOptions& options, const ExpertSource& source) {
   const ExpertPlacement& placement = maps.layers[static_cast<std::size_t>(moe.index)];
   PlanBuilder& b = t.plan();
   const Plan& plan = b.plan();
@@ -165,11 +165,12 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const int members = placement.ranks();
   bool one_expert_each = true;  // arriving rows are then grouped by expert already
   for (int j = 0; j < members; ++j) one_expert_each = one_expert_each && placement.slots_on(Rank(j)) <= 1;
-  const bool alone = members == 1;
+  const bool alone = members == 1 || source.local;
   const bool once_per_rank = options.once_per_rank && !alone;  // alone, nothing is sent
   const int shares = options.drop_duplicates ? slices : 1;
 
   const BufferId choice = t.gate(moe);
+  if (source.after_gate) source.after_gate(choice);
 
   // ---- who sends what to whom ----
   const TokenRanges sources = sources_of(plan, shares);
@@ -265,12 +266,16 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   const Math math = t.math_for(weight);
   const DType in = math == Math::fp8 || math == Math::int8 ? weight : t.act();
   const Launch launch{options.launch_per_expert, 1};
-  const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k, Shard shard) {
+  const auto expert_weight = [&](const char* name, std::int64_t n, std::int64_t k, Shard shard) {
+    if (source.weights) return source.weights(std::string_view(name) == ".up" ? 0 : 1);
     const Rows held{0, b.table(slots_held(groups, placement, t.ranks(), k))};
     shard.matrix_rows = k;
     shard.expert_groups = groups_id;
     shard.placement = placement_id;
-    const BufferId w = t.weight(moe.prefix + name + ".weight", held, n, weight, std::move(shard));
+    return t.weight(moe.prefix + name + ".weight", held, n, weight, std::move(shard));
+  };
+  const auto expert_gemm = [&](const char* name, BufferId from, std::int64_t n, std::int64_t k, Shard shard) {
+    const BufferId w = expert_weight(name, n, k, std::move(shard));
     return t.op(
         moe.prefix + name, Category::experts, moe.layer, {from, w}, computed, n, t.act(),
         GroupedGemm{GroupedGemm::Form::forward, rows_id, matrices, n, k, in, weight, t.act(), math, launch, false});

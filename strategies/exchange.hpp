@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "strategies/expert_maps.hpp"
 #include "strategies/transformer.hpp"
@@ -29,9 +30,16 @@ struct ExchangeOptions {
 std::vector<OptionSpec> exchange_option_specs();
 ExchangeOptions exchange_options(const Options& options, const Workload& workload);
 
+// Where experts come from, when they are not weights that simply live where the placement says.
+struct ExpertSource {
+  std::function<BufferId(std::size_t part)> weights;  // [slots]: 0 = up (and gate), 1 = down
+  std::function<void(BufferId choice)> after_gate;    // adds ops that depend on the gate's choice
+  bool local = false;                                 // every rank has every expert: nothing is exchanged
+};
+
 // The routed experts of one layer, exchanged inside `groups`; each expert's columns are sliced over `slices` ranks.
 // Every group places the experts by `maps` over its members. Returns [token rows, hidden].
 BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertMaps& maps, int slices,
-                  const ExchangeOptions& options);
+                  const ExchangeOptions& options, const ExpertSource& source = {});
 
 }  // namespace moesim::strategies

@@ -9,6 +9,13 @@ Strategy expert_parallel();
 Strategy expert_sharding();
 Strategy expert_tensor_parallel();
 Strategy tensor_parallel();
+Strategy fastermoe();
+Strategy flexmoe();
+Strategy fsdp();
+Strategy hecate();
+Strategy hecate_materialization();
+Strategy hecate_sharding();
+Strategy smartmoe();
 
 const std::vector<Strategy>& all() {
   static const std::vector<Strategy> list{
@@ -16,6 +23,13 @@ const std::vector<Strategy>& all() {
       expert_sharding(),
       expert_tensor_parallel(),
       tensor_parallel(),
+      hecate(),
+      hecate_sharding(),
+      hecate_materialization(),
+      fsdp(),
+      fastermoe(),
+      smartmoe(),
+      flexmoe(),
   };
   return list;
 }

@@ -50,6 +50,8 @@ class Options {
 // Why `value` does not fit `spec`; empty where it does. An integer fits a real option.
 std::string misfit(const OptionSpec& spec, const OptionValue& value);
 
+class LoadHistory;
+
 struct Input {
   const Model& model;
   const Cluster& cluster;
@@ -60,6 +62,7 @@ struct Input {
   const Routing* history = nullptr;  // earlier tokens, which placements are planned on; none: the routing itself
   const std::vector<ExpertPlacement>* maps = nullptr;  // of each MoE layer, over the members of a group: instead of
                                                        // what the options say
+  LoadHistory* past = nullptr;                         // training over iterations: what is known before this one
 };
 
 struct Strategy {

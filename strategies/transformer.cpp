@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "strategies/training.hpp"
+
 namespace moesim::strategies {
 namespace {
 
@@ -228,16 +230,22 @@ void Transformer::add_norm(const std::string& name, Layer layer, BufferId delta)
 
 void Transformer::head() {
   const std::int64_t h = in_.model.hidden;
-  // Only the last token of a sequence is asked for its successor.
-  const BufferId last = op("head.last_token", Category::embedding, Layer{}, {normed_}, sequence_rows_, h, act(),
-                           Elementwise{Elementwise::Fn::last_token, sequence_rows_, h, h, act(), 0, {}});
+  const bool train = in_.workload.phase == Workload::Phase::train;
+  // Training asks every token for its successor, inference only the last of a sequence.
+  const Rows asked = train ? token_rows_ : sequence_rows_;
+  const BufferId last = train ? normed_
+                              : op("head.last_token", Category::embedding, Layer{}, {normed_}, sequence_rows_, h, act(),
+                                   Elementwise{Elementwise::Fn::last_token, sequence_rows_, h, h, act(), 0, {}});
   const std::int64_t vocabulary = (in_.model.vocabulary + tp_ - 1) / tp_;
   const BufferId table = in_.model.tied_embeddings ? embedding_
                                                    : weight("head.weight", Rows{h, {}}, vocabulary, in_.model.weights,
                                                             column_slices({vocabulary}));
   const DType w = in_.model.weights;
-  const BufferId logits = op("head", Category::embedding, Layer{}, {last, table}, sequence_rows_, vocabulary, act(),
-                             Gemm{sequence_rows_, 1, vocabulary, h, act(), w, act(), math_for(w)});
+  const BufferId logits = op("head", Category::embedding, Layer{}, {last, table}, asked, vocabulary, act(),
+                             Gemm{asked, 1, vocabulary, h, act(), w, act(), math_for(w)});
+  if (train)
+    op("loss", Category::embedding, Layer{}, {logits}, asked, 1, DType::f32,
+       Elementwise{Elementwise::Fn::cross_entropy, asked, vocabulary, 1, act(), 0, {}});
   if (tp_ > 1)
     op("head.all_gather", Category::embedding, Layer{}, {logits}, sequence_rows_, vocabulary * tp_, act(),
        Collective{Collective::Kind::all_gather_v,
@@ -255,7 +263,9 @@ void Transformer::head() {
 Plan Transformer::build(const std::function<BufferId(const MoeLayer&)>& moe) && {
   const Workload::Phase phase = in_.workload.phase;
   const bool encode = phase == Workload::Phase::encode;
+  const bool train = phase == Workload::Phase::train;
   const Model& model = in_.model;
+  if (train) check_trainable(*this);
   if (encode && !model.has_encoder())
     throw Infeasible(fmt::format("{} has no encoder to run the phase 'encode'; use 'prefill'", model.name));
   if (phase == Workload::Phase::prefill && model.has_encoder())
@@ -268,9 +278,10 @@ Plan Transformer::build(const std::function<BufferId(const MoeLayer&)>& moe) && 
     const TransformerLayer& t = model.layers[i];
     const int this_moe = moe_index;
     moe_index += t.moe ? 1 : 0;
-    if (t.decoder == encode) continue;
+    if (!train && t.decoder == encode) continue;
     const Layer layer(i);
     const std::string name = fmt::format("l{}", i);
+    if (t.moe && before_layer_) before_layer_({layer, this_moe, &*t.moe, {}, name + ".moe", {}});
     const auto block = [&](const char* part, auto&& body) {
       add_norm(fmt::format("{}.{}_norm", name, part), layer, delta);
       delta = body();
@@ -313,6 +324,7 @@ Plan Transformer::build(const std::function<BufferId(const MoeLayer&)>& moe) && 
   }
   add_norm("final_norm", Layer{}, delta);
   if (!encode) head();
+  if (train) add_training_step(*this, again_);
   return std::move(builder_).finish();
 }
 

@@ -16,6 +16,7 @@ namespace moesim::strategies {
 inline constexpr int compute_stream = 0;
 inline constexpr int communication_stream = 1;
 inline constexpr int copy_stream = 2;
+inline constexpr int parameter_stream = 3;  // gathered parameters and reduced gradients: a communicator of their own
 
 // One MoE layer as the strategy sees it.
 struct MoeLayer {
@@ -35,7 +36,12 @@ class Transformer {
 
   // The whole model. `moe` adds the routed experts of one layer and returns their output [token rows, hidden]: a
   // partial sum over the tp group when tp > 1, which the skeleton reduces together with the shared expert's.
+  // In phase train the backward pass and the optimizer follow (training.hpp).
   Plan build(const std::function<BufferId(const MoeLayer&)>& moe) &&;
+  // Adds ops before each MoE layer's attention, so that they run beside it. Its MoeLayer has no x yet.
+  void before_each_layer(std::function<void(const MoeLayer&)> add) { before_layer_ = std::move(add); }
+  // The backward pass runs this op again instead of keeping what it wrote.
+  void run_again(OpId op) { again_.push_back(op); }
 
   // ---- for MoE layers ----
   [[nodiscard]] const Input& input() const { return in_; }
@@ -91,6 +97,8 @@ class Transformer {
   BufferId embedding_;  // the table, for tied heads
   BufferId residual_;
   BufferId normed_;
+  std::function<void(const MoeLayer&)> before_layer_;
+  std::vector<OpId> again_;
 };
 
 // x / y, or Infeasible naming `what` when it does not divide.

@@ -77,6 +77,15 @@ ordered_json to_json(const StrategyResult& r) {
     links.push_back({{"link", l.name}, {"bytes", l.bytes.value()}, {"busy", l.busy}, {"utilization", l.utilization}});
   out["links"] = links;
   out["bottleneck"] = s.bottleneck;
+  if (r.iterations.empty()) return out;
+  ordered_json iterations = ordered_json::array();
+  for (const IterationPoint& i : r.iterations)
+    iterations.push_back({{"step_us", to_microseconds(i.step)},
+                          {"moe_layer_us", to_microseconds(i.moe_layer)},
+                          {"parameters_us", to_microseconds(i.parameters)},
+                          {"straggler_factor", i.straggler},
+                          {"memory_peak_bytes", i.memory.value()}});
+  out["iterations"] = iterations;
   return out;
 }
 

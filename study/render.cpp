@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <set>
 
 #include "study/result.hpp"
 #include "study/text_table.hpp"
@@ -85,6 +86,58 @@ void where_time_goes(const PointResult& point, std::string& out) {
     if (s.infeasible.empty()) out += fmt::format("{}: {}\n", s.label, s.summary.bottleneck);
 }
 
+// What the worst rank's memory is made of, where a plan trains.
+void memory_by_kind(const PointResult& point, std::string& out) {
+  std::set<BufferRole> roles;
+  for (const StrategyResult& s : point.strategies)
+    for (const auto& [role, bytes] : s.summary.memory.by_role) roles.insert(role);
+  if (!roles.contains(BufferRole::optimizer)) return;
+  std::vector<std::string> head{"memory of the rank that needs most"};
+  for (const BufferRole role : roles) head.emplace_back(to_string(role));
+  TextTable table(std::move(head));
+  for (const StrategyResult& s : point.strategies) {
+    if (!s.infeasible.empty()) continue;
+    std::vector<std::string> row{s.label};
+    for (const BufferRole role : roles) {
+      const auto found = s.summary.memory.by_role.find(role);
+      row.push_back(found == s.summary.memory.by_role.end() ? "0" : human_binary(found->second));
+    }
+    table.add(std::move(row));
+  }
+  out += '\n' + table.text();
+}
+
+// Means over eight stretches of the run.
+void over_time(const PointResult& point, std::string& out) {
+  std::size_t n = 0;
+  for (const StrategyResult& s : point.strategies) n = std::max(n, s.iterations.size());
+  if (n < 2) return;
+  const std::size_t stretches = std::min<std::size_t>(8, n);
+  std::vector<std::string> head{"iteration, mean over"};
+  for (std::size_t i = 0; i < stretches; ++i) {
+    const std::size_t from = i * n / stretches;
+    const std::size_t to = (i + 1) * n / stretches - 1;
+    head.push_back(from == to ? fmt::format("{}", from) : fmt::format("{}-{}", from, to));
+  }
+  head.insert(head.end(), {"fastest", "slowest"});
+  TextTable table(std::move(head));
+  for (const StrategyResult& s : point.strategies) {
+    if (s.iterations.empty()) continue;
+    std::vector<std::string> row{s.label};
+    for (std::size_t i = 0; i < stretches; ++i) {
+      Picoseconds sum;
+      const std::size_t from = i * n / stretches;
+      const std::size_t to = (i + 1) * n / stretches;
+      for (std::size_t k = from; k < to; ++k) sum += s.iterations[k].step;
+      row.push_back(human(sum / static_cast<std::int64_t>(to - from)));
+    }
+    const auto [fastest, slowest] = std::ranges::minmax_element(s.iterations, {}, &IterationPoint::step);
+    row.insert(row.end(), {human(fastest->step), human(slowest->step)});
+    table.add(std::move(row));
+  }
+  out += '\n' + table.text();
+}
+
 void published(const StudyResult& study, std::string& out) {
   if (study.published.empty()) return;
   TextTable table({"predicted against published", "at", "published", "predicted", "error", "used for"});
@@ -127,6 +180,8 @@ std::string render(const StudyResult& study) {
     strategies(study, point, out);
     if (std::ranges::any_of(point.strategies, [](const StrategyResult& s) { return s.infeasible.empty(); }))
       where_time_goes(point, out);
+    memory_by_kind(point, out);
+    over_time(point, out);
   }
   published(study, out);
   return out;

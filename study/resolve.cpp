@@ -74,7 +74,7 @@ void check_phase(const Scenario& s, const Model& model, const Workload& w, Fault
   if (w.phase == Phase::encode && !model.has_encoder())
     faults.add(s.place("workload.phase"), fmt::format("{} has no encoder", model.name),
                "its phases are prefill and decode");
-  if (w.phase != Phase::encode && !model.has_decoder())
+  if (w.phase != Phase::encode && w.phase != Phase::train && !model.has_decoder())
     faults.add(s.place("workload.phase"), fmt::format("{} has no decoder", model.name), "its phase is encode");
   const bool both = model.has_encoder() && model.has_decoder();
   if (w.phase == Phase::decode && both && w.sequence_length == 0)
@@ -180,6 +180,37 @@ std::string file_path(const Scenario& s, const OptionValue& option) {
   return full.string();
 }
 
+// What makes the loads of each iteration; empty where one iteration has one routing.
+std::function<std::unique_ptr<load::LoadSequence>()> make_loads(const Scenario& s, const Model& model,
+                                                                const Workload& w) {
+  const RoutingChoice& r = s.routing;
+  const load::RoutingShape shape = routing_shape(s, model, w);
+  const int iterations = s.workload.iterations;
+  if (r.dynamics) {
+    if (shape.groups_per_token < shape.expert_groups)
+      throw InputError(
+          s.place("routing.dynamics"),
+          fmt::format("{} limits a token to groups of experts, which loads that drift do not", model.name));
+    const std::vector<Diagnostic> faults = load::faults(r.synthetic.law);
+    if (!faults.empty()) return {};  // reported with the routing
+    return [=, law = r.synthetic.law, dynamics = *r.dynamics, seed = r.synthetic.seed] {
+      return load::make_drifting(shape, w.sequence_length, law, dynamics, seed);
+    };
+  }
+  const bool counts = r.trace.ends_with(".csv") || r.trace.ends_with(".csv.gz");
+  if (counts && w.phase == Workload::Phase::train) {
+    const load::RecordedLoads recorded{r.trace, {r.window_first, r.window_count}, iterations, r.repeat, r.cycle_layers};
+    static_cast<void>(load::open_recorded(shape, w.sequence_length, recorded));  // its faults, now
+    return [=] { return load::open_recorded(shape, w.sequence_length, recorded); };
+  }
+  if (iterations > 1)
+    throw InputError(s.place("workload.iterations"),
+                     fmt::format("{} iterations would all have the same load", iterations),
+                     r.trace.empty() ? "say in [routing.dynamics] how it changes"
+                                     : "a .csv of tokens per expert and iteration has a load for each");
+  return {};
+}
+
 std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
   std::vector<std::string_view> kinds;
   for (const strategies::Strategy& known : strategies::all()) kinds.emplace_back(known.name);
@@ -282,8 +313,10 @@ Setup resolve(const Scenario& s) {
   if (model) check_phase(s, out.model, s.workload.workload, faults);
   if (model && workload)
     faults.attempt([&] {
-      out.routing = make_routing(s, out.model, out.workload);
-      out.history = make_history(s, out.model, out.workload);
+      out.iterations = s.workload.iterations;
+      out.loads = make_loads(s, out.model, out.workload);
+      out.routing = out.loads ? out.loads()->routing() : make_routing(s, out.model, out.workload);
+      if (!out.loads) out.history = make_history(s, out.model, out.workload);
     });
   faults.attempt([&] { out.strategies = resolve_strategies(s); });
   faults.throw_if_any();

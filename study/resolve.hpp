@@ -1,10 +1,12 @@
 // From the names and numbers of a scenario to the things they stand for.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "models/load/load_sequence.hpp"
 #include "moesim/machine.hpp"
 #include "moesim/model.hpp"
 #include "moesim/routing.hpp"
@@ -25,8 +27,11 @@ struct Setup {
   Model model;
   Cluster cluster;
   Calibration calibration;
-  Workload workload;  // sequences over all GPUs
-  std::unique_ptr<const Routing> routing;
+  Workload workload;                       // sequences over all GPUs
+  std::unique_ptr<const Routing> routing;  // of the first iteration
+  int iterations = 1;
+  // Loads from the first iteration on; nullptr where there is one iteration with one routing.
+  std::function<std::unique_ptr<load::LoadSequence>()> loads;
   std::unique_ptr<const Routing> history;    // what placements are planned on; none: routing itself
   std::vector<ResolvedStrategy> strategies;  // in the scenario's order
 };

@@ -11,6 +11,7 @@
 #include "moesim/machine.hpp"
 #include "moesim/plan.hpp"
 #include "moesim/timeline.hpp"
+#include "study/iterations.hpp"
 #include "study/summary.hpp"
 
 namespace moesim::study {
@@ -18,9 +19,10 @@ namespace moesim::study {
 struct StrategyResult {
   std::string label;
   std::string kind;
-  std::string placement;   // how solvers placed the experts, and on which tokens; empty: in order
-  std::string infeasible;  // why there is no result; empty where there is one
-  Summary summary;
+  std::string placement;                         // how solvers placed the experts, and on which tokens; empty: in order
+  std::string infeasible;                        // why there is no result; empty where there is one
+  Summary summary;                               // of a run of iterations: means (iterations.hpp)
+  std::vector<IterationPoint> iterations;        // where there is more than one
   std::optional<backend::Measurement> measured;  // where the summary is of a measurement
   double to_baseline = 0;                        // baseline step / this step: above 1 is faster; 0 = no baseline
   double layer_to_baseline = 0;                  // the same of the MoE layer

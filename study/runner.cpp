@@ -9,6 +9,7 @@
 
 #include "moesim/version.hpp"
 #include "plan/timeline_file.hpp"
+#include "strategies/load_history.hpp"
 #include "support/files.hpp"
 #include "support/parallel.hpp"
 
@@ -36,6 +37,8 @@ std::string step_name(Workload::Phase phase) {
       return "TTFT";
     case Workload::Phase::decode:
       return "TPOT";
+    case Workload::Phase::train:
+      return "iteration";
   }
   return {};
 }
@@ -65,14 +68,58 @@ std::string placement_of(const Plan& plan) {
                      option("planned_on"), option("planned_max_over_mean"));
 }
 
+// What a strategy did at one point goes to files: its ops, a trace, its timeline.
+void write_files(const std::string& prefix, const Plan& plan, const Timeline& timeline, const Cluster& cluster,
+                 const Errors& known, const std::string& method) {
+  if (prefix.empty()) return;
+  write_ops_csv(prefix + ".ops.csv", plan, timeline, known);
+  write_trace(prefix + ".trace.json", plan, timeline, cluster);
+  write_timeline(timeline_file(plan, timeline, method), prefix + ".timeline.json");
+}
+
+std::string prediction_of(const Setup& setup) {
+  return fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
+}
+
+// Files are of the last iteration. Loads, history and means take the same memory however many there are.
+void run_iterations(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
+                    const std::string& prefix, const std::function<void(double)>& progress, StrategyResult& out) {
+  const std::unique_ptr<load::LoadSequence> loads = setup.loads();
+  strategies::LoadHistory past;
+  IterationMean mean;
+  const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
+  for (int i = 0; i < setup.iterations; ++i) {
+    if (i > 0) loads->advance();
+    const std::unique_ptr<const Routing> routing = loads->routing();
+    const Plan plan = chosen.strategy->plan(
+        {setup.model, setup.cluster, setup.workload, *routing, chosen.options, chosen.label, nullptr, nullptr, &past});
+    const bool last = i + 1 == setup.iterations;
+    const Timeline timeline = predict(plan, setup, *kernels, options, last && !prefix.empty(), {});
+    // Relative errors are alike in all iterations: those of the last stand for the mean.
+    const Errors known = last ? errors(plan, timeline, setup.cluster, *kernels, setup.calibration) : Errors{};
+    if (last) write_files(prefix, plan, timeline, setup.cluster, known, prediction_of(setup));
+    const Summary s = summarize(plan, timeline, setup.cluster, known);
+    mean.add(s);
+    if (setup.iterations > 1) out.iterations.push_back(point_of(s));
+    past.record(*routing);
+    progress(static_cast<double>(i + 1) / setup.iterations);
+  }
+  out.summary = mean.summary();
+}
+
 // One strategy at one point.
 StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
                             const std::string& directory, const std::function<void(double)>& progress) {
   StrategyResult out;
   out.label = chosen.label;
   out.kind = chosen.strategy->name;
+  const std::string prefix = directory.empty() ? "" : directory + "/" + chosen.label;
   Plan plan;
   try {
+    if (setup.loads && options.executor == nullptr) {
+      run_iterations(setup, chosen, options, prefix, progress, out);
+      return out;
+    }
     plan = make_plan(setup, chosen);
   } catch (const strategies::Infeasible& e) {
     out.infeasible = e.what();
@@ -81,7 +128,7 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   out.placement = placement_of(plan);
   Timeline timeline;
   Errors known;  // of predictions; measurements have none
-  std::string method = fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
+  std::string method = prediction_of(setup);
   if (options.executor == nullptr) {
     const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
     timeline = predict(plan, setup, *kernels, options, !directory.empty(), progress);
@@ -97,12 +144,7 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
     method = out.measured->method;
   }
   out.summary = summarize(plan, timeline, setup.cluster, known);
-  if (!directory.empty()) {
-    const std::string prefix = directory + "/" + chosen.label;
-    write_ops_csv(prefix + ".ops.csv", plan, timeline, known);
-    write_trace(prefix + ".trace.json", plan, timeline, setup.cluster);
-    write_timeline(timeline_file(plan, timeline, method), prefix + ".timeline.json");
-  }
+  write_files(prefix, plan, timeline, setup.cluster, known, method);
   return out;
 }
 

@@ -26,7 +26,7 @@ struct RunOptions {
 // other. A strategy that the executor refuses is not possible, with its reason.
 StudyResult run_study(const Scenario& scenario, const RunOptions& options);
 
-// The plan of one strategy of a resolved scenario. Throws strategies::Infeasible.
+// The plan of one strategy of a resolved scenario (training: of its first iteration). Throws strategies::Infeasible.
 Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy);
 
 // A plan in simulated time on the setup's cluster.

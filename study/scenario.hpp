@@ -12,6 +12,7 @@
 
 #include "models/arch/overrides.hpp"
 #include "models/hardware/machine.hpp"
+#include "models/load/load_sequence.hpp"
 #include "models/load/synthetic.hpp"
 #include "models/load/window.hpp"
 #include "moesim/workload.hpp"
@@ -47,6 +48,7 @@ struct ClusterChoice {
 struct WorkloadChoice {
   Workload workload;  // sequences = 0 where they are given per GPU
   std::optional<std::int64_t> sequences_per_gpu;
+  int iterations = 1;  // train
 };
 
 struct RoutingChoice {
@@ -57,6 +59,7 @@ struct RoutingChoice {
   std::int64_t window_first = 0;            // the part of the trace that is used; negative: from its end
   std::int64_t window_count = 0;            // 0 = all of it
   std::optional<load::Window> plan_window;  // the part that placements are planned on; none: the one that is used
+  std::optional<load::Dynamics> dynamics;   // train: how loads change between iterations
 };
 
 // Options stay as written, with their places: only the strategy knows which it has.

@@ -144,11 +144,9 @@ void ScenarioReader::workload(TomlTable t) {
   Workload& w = s_.workload.workload;
   std::string phase;
   if (t.require("phase", phase)) {
-    const NamesOf<Phase> names{{"encode", Phase::encode}, {"prefill", Phase::prefill}, {"decode", Phase::decode}};
-    if (phase == "train")
-      t.error_at("phase", "training is not modelled; one of: encode, prefill, decode");
-    else
-      t.one_of("phase", w.phase, names);
+    const NamesOf<Phase> names{
+        {"encode", Phase::encode}, {"prefill", Phase::prefill}, {"decode", Phase::decode}, {"train", Phase::train}};
+    t.one_of("phase", w.phase, names);
   }
   const Range<std::int64_t> counts{1, std::int64_t{1} << 40};
   const bool all = t.maybe("sequences", w.sequences, counts);
@@ -160,8 +158,14 @@ void ScenarioReader::workload(TomlTable t) {
   const bool decode = w.phase == Phase::decode;
   const Range<std::int64_t> tokens{1, 1 << 30};
   t.read("sequence_length", w.sequence_length, decode ? Need::optional : Need::required, tokens);
-  if (w.phase == Phase::encode)
-    t.forbid("kv_length", "an encoder has no cache");
+  if (w.phase == Phase::train) {
+    t.maybe("recompute", w.recompute);
+    t.maybe("iterations", s_.workload.iterations, {1, 1'000'000});
+  } else {
+    for (const std::string_view key : {"recompute", "iterations"}) t.forbid(key, "it belongs to phase \"train\"");
+  }
+  if (w.phase == Phase::encode || w.phase == Phase::train)
+    t.forbid("kv_length", w.phase == Phase::train ? "training has no cache" : "an encoder has no cache");
   else
     t.read("kv_length", w.kv_length, decode ? Need::required : Need::optional, tokens);
   if (w.phase == Phase::prefill && w.kv_length > 0 && w.kv_length < w.sequence_length)
@@ -182,6 +186,7 @@ void ScenarioReader::routing(TomlTable t) {
   RoutingChoice& r = s_.routing;
   std::int64_t seed = 0;
   if (t.maybe("seed", seed)) r.synthetic.seed = static_cast<std::uint64_t>(seed);
+  dynamics(t);
   if (!t.has("trace")) {
     for (const std::string_view key : {"repeat", "layers", "window", "plan_window"})
       t.forbid(key, "it belongs to a trace");
@@ -205,6 +210,18 @@ void ScenarioReader::routing(TomlTable t) {
   for (const std::string_view key : {"order", "sampling", "affinity"})
     t.forbid(key, "a trace says itself what the router decided");
   if (t.has("law")) (void)t.rest();  // its parameters are not faults of their own
+}
+
+void ScenarioReader::dynamics(TomlTable& t) {
+  if (!t.has("dynamics")) return;
+  if (s_.workload.workload.phase != Workload::Phase::train)
+    return t.forbid("dynamics", "loads change between iterations of phase \"train\"");
+  if (t.has("trace")) return t.forbid("dynamics", "a trace says itself how loads change");
+  load::Dynamics& d = s_.routing.dynamics.emplace();
+  TomlTable table = t.table("dynamics");
+  table.maybe("drift", d.drift, {0, 1e12, true});
+  table.maybe("jump", d.jump, {0, 1});
+  table.maybe("spread", d.spread, {0, 10});
 }
 
 void ScenarioReader::law(TomlTable& t) {

@@ -22,6 +22,7 @@ class ScenarioReader {
   void workload(TomlTable t);
   void check_tokens(TomlTable& t, std::int64_t sequences);
   void routing(TomlTable t);
+  void dynamics(TomlTable& t);
   void law(TomlTable& t);
   void strategies();
   void report(TomlTable t);

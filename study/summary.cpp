@@ -27,7 +27,10 @@ Part part_of(Category c) {
       return Part::dense;
     case Category::embedding:
       return Part::embedding;
+    case Category::parameters:
+      return Part::parameters;
     case Category::optimizer:
+      return Part::optimizer;
     case Category::other:
       return Part::other;
   }
@@ -133,9 +136,9 @@ constexpr std::size_t most_links = 5;
 }  // namespace
 
 std::string_view to_string(Part part) {
-  constexpr std::array<std::string_view, part_count> names{"attention", "gate",   "dispatch",  "experts",
-                                                           "combine",   "dense",  "embedding", "other",
-                                                           "waiting",   "launch", "idle"};
+  constexpr std::array<std::string_view, part_count> names{
+      "attention", "gate",       "dispatch",  "experts", "combine", "dense", "embedding",
+      "other",     "parameters", "optimizer", "waiting", "launch",  "idle"};
   return names[static_cast<std::size_t>(part)];
 }
 
@@ -149,12 +152,12 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     Picoseconds begin = Picoseconds::max();
     Picoseconds end;
   };
-  std::map<Layer, std::vector<Extent>> layers;
+  std::map<std::pair<Layer, Pass>, std::vector<Extent>> layers;
   for (const Span& s : timeline.spans) {
     const Op& op = plan.op(s.op);
     claims_of(op, s, claims[s.rank.index()]);
     if (!in_moe_layer(op)) continue;
-    std::vector<Extent>& extents = layers[op.layer];
+    std::vector<Extent>& extents = layers[{op.layer, op.pass}];
     extents.resize(ranks);
     Extent& e = extents[s.rank.index()];
     e.begin = std::min(e.begin, s.ready);
@@ -176,7 +179,7 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     for (const Extent& e : extents)
       if (e.begin <= e.end) {
         total += e.end - e.begin;
-        ++count;
+        count += layer.second == Pass::forward ? 1 : 0;
       }
   if (count > 0) out.moe_layer = total / count;
 
@@ -187,7 +190,7 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
   Layer seen;
   for (const Op& op : plan.ops) {
     const auto* g = std::get_if<GroupedGemm>(&op.work);
-    if (g == nullptr || op.layer == seen) continue;
+    if (g == nullptr || op.layer == seen || op.pass != Pass::forward) continue;
     seen = op.layer;
     std::int64_t most = 0;
     std::int64_t sum = 0;

@@ -23,11 +23,13 @@ enum class Part : std::uint8_t {
   dense,
   embedding,
   other,
+  parameters,  // gathering parameters and reducing gradients, where no kernel hides it
+  optimizer,
   wait,    // in a collective, for ranks that are not there yet
   launch,  // for the host thread
   idle,
 };
-inline constexpr std::size_t part_count = 11;
+inline constexpr std::size_t part_count = 13;
 std::string_view to_string(Part part);
 
 struct BusyLink {
@@ -39,7 +41,7 @@ struct BusyLink {
 
 struct Summary {
   Picoseconds step;       // end to end: TTFT of a prefill, TPOT of a decode step, the pass of an encoder
-  Picoseconds moe_layer;  // gate to combine, mean over MoE layers and ranks
+  Picoseconds moe_layer;  // gate to combine, and back where the plan trains; mean over MoE layers and ranks
   Interval step_interval;
   Interval moe_layer_interval;
   std::string outside;   // of the calibrated range: which kinds of op; empty = none, or no calibration

@@ -42,6 +42,9 @@ std::string to_string(const Workload& w) {
       return fmt::format("prefill, {} sequences of {} tokens", w.sequences, w.sequence_length);
     case Workload::Phase::decode:
       return fmt::format("decode, {} sequences, one token each on {} cached", w.sequences, w.context());
+    case Workload::Phase::train:
+      return fmt::format("train, {} sequences of {} tokens{}", w.sequences, w.sequence_length,
+                         w.recompute ? ", activations recomputed" : "");
   }
   return {};
 }

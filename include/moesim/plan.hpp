@@ -40,6 +40,7 @@ enum class BufferRole : std::uint8_t {
   kv_cache,       // lives through the whole plan
   activation,     // lives from its first write to its last read
   communication,  // the same, filled or drained by a collective
+  gathered,       // the same, copies of parameters that other ranks own
 };
 
 enum class Location : std::uint8_t { device, host };
@@ -87,9 +88,13 @@ struct Launch {
   friend bool operator==(const Launch&, const Launch&) = default;
 };
 
-// Y[m, b, n] = X[m, b, k] W[b, k, n] for every b < batch (heads; batch is 1 for a plain product). reads: X, W; writes:
-// Y.
+// Y[m, b, n] = X[m, b, k] W[b, k, n] for every b < batch (heads; batch is 1 for a plain product).
+//   forward          reads X, W; writes Y[m, n] = X[m, k] W[k, n]
+//   input_gradient   reads dY, W; writes dX[m, k] = dY[m, n] W^T
+//   weight_gradient  reads X, dY; writes dW[k, n] = X^T dY
+// m, n and k are the forward product's in every form.
 struct Gemm {
+  enum class Form : std::uint8_t { forward, input_gradient, weight_gradient };
   Rows m;
   std::int64_t batch = 1;
   std::int64_t n = 0;
@@ -98,15 +103,13 @@ struct Gemm {
   DType weight = DType::bf16;
   DType out = DType::bf16;
   Math math = Math::bf16;
+  Form form = Form::forward;
   friend bool operator==(const Gemm&, const Gemm&) = default;
 };
 
-// One GEMM per group: rows of group g times matrix g mod `matrices`. reads: X, W; writes: Y.
-//   forward          Y_g[m_g, n] = X_g[m_g, k] W_g[k, n]
-//   input_gradient   the same shape with W transposed: dX_g[m_g, k] = dY_g[m_g, n] W_g^T
-//   weight_gradient  dW_g[k, n] = X_g^T dY_g
+// One GEMM per group: rows of group g times matrix g mod `matrices`, in the forms of Gemm.
 struct GroupedGemm {
-  enum class Form : std::uint8_t { forward, input_gradient, weight_gradient };
+  using Form = Gemm::Form;
   Form form = Form::forward;
   TableId rows;               // [ranks or 1, groups]
   std::int64_t matrices = 0;  // weight matrices on the rank
@@ -143,20 +146,21 @@ struct AttentionCore {
 // A memory-bound kernel over rows: reads and writes its buffers once.
 struct Elementwise {
   enum class Fn : std::uint8_t {
-    norm,          // RMSNorm / LayerNorm of each row
-    add_norm,      // R = A + B, Y = norm(R): reads A, B, writes R, Y
-    add,           // residual: Y = A + B
-    activation,    // Y = act(X)
-    gated,         // Y[., c] = act(X[., c]) * X[., cols + c]: X is twice as wide
-    embedding,     // Y = W[id of each row]
-    last_token,    // the last row of each sequence
-    top_k,         // scores [rows, experts] -> ids and weights [rows, k]
-    rotary,        // rotary position encoding, and the write of new K/V to the cache
-    scale,         // shared-expert gate and the like
-    sum_partials,  // Y = sum of `parts` partial results, as a reduction without a collective
-    adam,          // one optimizer step over cols parameters per row
-    cast,          // change of number format
-    delta_rule,    // linear attention's state update
+    norm,           // RMSNorm / LayerNorm of each row
+    add_norm,       // R = A + B, Y = norm(R): reads A, B, writes R, Y
+    add,            // residual: Y = A + B
+    activation,     // Y = act(X)
+    gated,          // Y[., c] = act(X[., c]) * X[., cols + c]: X is twice as wide
+    embedding,      // Y = W[id of each row]
+    last_token,     // the last row of each sequence
+    top_k,          // scores [rows, experts] -> ids and weights [rows, k]
+    rotary,         // rotary position encoding, and the write of new K/V to the cache
+    scale,          // shared-expert gate and the like
+    sum_partials,   // Y = sum of `parts` partial results, as a reduction without a collective
+    adam,           // one optimizer step over cols parameters per row
+    cast,           // change of number format
+    delta_rule,     // linear attention's state update
+    cross_entropy,  // loss of each row: -log softmax(logits)[next token]
   };
   Fn fn = Fn::add;
   Rows rows;
@@ -165,6 +169,7 @@ struct Elementwise {
   DType dtype = DType::bf16;
   std::int64_t flops_per_row = 0;
   Activation activation = Activation::relu;  // for activation and gated
+  bool backward = false;                     // from the gradients of what it wrote to those of what it read
   friend bool operator==(const Elementwise&, const Elementwise&) = default;
 };
 
@@ -198,6 +203,8 @@ struct Permute {
   DType dtype = DType::bf16;
   Launch launch;
   int shares = 1;
+  bool adjoint = false;  // of the permute that has from and to exchanged: token -> by_slot weights each copy by its
+                         // gate, by_slot -> token sums without weights
   friend bool operator==(const Permute&, const Permute&) = default;
 };
 
@@ -271,7 +278,18 @@ using Work = std::variant<Gemm, GroupedGemm, AttentionCore, Elementwise, Permute
 // --------------------------------------------------------------------------------------------------------
 
 // What an op is for, in reports.
-enum class Category : std::uint8_t { attention, gate, dispatch, experts, combine, dense, embedding, optimizer, other };
+enum class Category : std::uint8_t {
+  attention,
+  gate,
+  dispatch,
+  experts,
+  combine,
+  dense,
+  embedding,
+  optimizer,
+  other,
+  parameters
+};
 enum class Pass : std::uint8_t { forward, backward, update };
 
 struct Op {
@@ -279,7 +297,7 @@ struct Op {
   Category category = Category::other;
   Pass pass = Pass::forward;
   Layer layer;              // invalid for the parts before and after the layers
-  int stream = 0;           // 0 compute, 1 communication, 2 copies; ops of a stream run in plan order
+  int stream = 0;           // 0 compute, 1 communication, 2 copies, 3 parameters; ops of a stream run in plan order
   std::vector<OpId> after;  // ops that must be complete on the same rank
   std::vector<BufferId> reads;
   std::vector<BufferId> writes;

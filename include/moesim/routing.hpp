@@ -40,6 +40,12 @@ class Routing {
   // Writes the top_k distinct experts of tokens [first, first + out.size() / top_k) of one MoE layer (counted over MoE
   // layers only), by falling gate weight. Thread-safe. out.size() is a multiple of top_k.
   virtual void assign(int moe_layer, std::int64_t first, std::span<ExpertIndex> out) const = 0;
+  // Adds the copies of tokens [first, first + count) to row[expert] where that needs no pass over the tokens; false
+  // where it does.
+  [[nodiscard]] virtual bool count(int /*moe_layer*/, std::int64_t /*first*/, std::int64_t /*count*/,
+                                   std::span<std::int32_t> /*row*/) const {
+    return false;
+  }
 };
 
 // tokens[owner, expert]: token copies that each owner sends to each logical expert at one layer.

@@ -368,6 +368,29 @@ Model switch_transformers(ConfigFields& f) {
   return m;
 }
 
+// GPT and BERT with an MoE block in every layer, as Hecate (arXiv 2502.02581) trains them: L layers of attention
+// (4 d^2) and E experts of two matrices without gate (4 d^2 at intermediate_size = 2 d), learned positions, tied
+// embeddings. Biases are left out, as in the paper's parameter counts.
+Model transformer_moe(ConfigFields& f, bool decoder) {
+  Model m = decoder_only(f);
+  m.positions = f.count({"max_position_embeddings"}, vocabulary_range);
+  m.norm_bias = true;
+  const Attention attention = grouped_query(f, m);
+  FeedForward expert;
+  expert.intermediate = f.count({"intermediate_size"}, width_range);
+  expert.gated = false;
+  expert.activation = activation(f, "hidden_act", "gelu");
+  const MoeBlock moe = routed(f, {"num_local_experts", "num_experts"}, expert);
+  for (TransformerLayer& layer : m.layers) {
+    layer.decoder = decoder;
+    layer.attention = attention;
+    layer.moe = moe;
+  }
+  return m;
+}
+Model hecate_gpt(ConfigFields& f) { return transformer_moe(f, true); }
+Model hecate_bert(ConfigFields& f) { return transformer_moe(f, false); }
+
 constexpr Family table[] = {
     {"switch_transformers", switch_transformers},
     {"mixtral", mixtral},
@@ -382,6 +405,8 @@ constexpr Family table[] = {
     {"deepseek_v3", deepseek_v3},
     {"kimi_k2", deepseek_v3},
     {"deepseek_v32", deepseek_v32},
+    {"hecate_gpt", hecate_gpt},
+    {"hecate_bert", hecate_bert},
 };
 
 }  // namespace

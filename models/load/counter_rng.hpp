@@ -3,8 +3,10 @@
 // Steele et al., OOPSLA'14, and the multiply-fold of wyhash).
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numbers>
 #include <span>
 #include <utility>
 
@@ -21,7 +23,18 @@ constexpr std::uint64_t mix(std::uint64_t x) {
 }
 
 // What a key is for; two purposes never share a stream.
-enum class Purpose : std::uint64_t { weights = 1, order, lines, multiplier, tokens, follow, permutation };
+enum class Purpose : std::uint64_t {
+  weights = 1,
+  order,
+  lines,
+  multiplier,
+  tokens,
+  follow,
+  permutation,
+  drift,
+  jump,
+  spread
+};
 
 constexpr std::uint64_t key_of(std::uint64_t seed, Purpose purpose, int layer) {
   return mix(mix(seed ^ mix(static_cast<std::uint64_t>(purpose))) + static_cast<std::uint64_t>(layer));
@@ -44,6 +57,11 @@ class Draws {
  private:
   std::uint64_t state_;
 };
+
+inline double normal(Draws& draws) {  // Box and Muller
+  const double radius = std::sqrt(-2 * std::log(1 - draws.uniform()));
+  return radius * std::cos(2 * std::numbers::pi * draws.uniform());
+}
 
 template <class T>
 constexpr void shuffle(std::span<T> items, Draws& draws) {  // Fisher-Yates

@@ -42,7 +42,7 @@ class Reader {
  public:
   Reader(const std::string& path, int experts) : problems_(path), experts_(experts) {}
 
-  RecordedCounts read(std::string_view text, const Window& window) {
+  void parse(std::string_view text) {
     bool has_header = false;
     for (int line = 1; !text.empty(); ++line) {
       const std::size_t end = std::min(text.find('\n'), text.size());
@@ -60,7 +60,39 @@ class Reader {
       }
     }
     problems_.throw_if_any();
-    return assemble(window);
+  }
+
+  // The sum over the iterations of a window.
+  RecordedCounts assemble(const Window& window) {
+    if (layers_.empty() && sizes_.empty())
+      problems_.add(0, 0, "is empty: it has no row of counts");
+    else if (layers_.empty())
+      problems_.add(0, 0, fmt::format("has rows for {} experts, none for {}", fmt::join(sizes_, ", "), experts_));
+    problems_.throw_if_any();
+    RecordedCounts out;
+    const auto recorded = static_cast<std::int64_t>(layers_.begin()->second.by_iteration.size());
+    const auto [begin, end] = bounds(window, per_cell_ ? 1 : recorded, "iterations", problems_);
+    out.iterations = end - begin;
+    for (const auto& [layer, rows] : layers_) {
+      out.layers.push_back(layer);
+      if (per_cell_) {
+        out.tokens.push_back(rows.cells);
+      } else if (static_cast<std::int64_t>(rows.by_iteration.size()) != recorded) {
+        problems_.add(0, 0,
+                      fmt::format("layer {} has {} iterations, layer {} has {}", layer, rows.by_iteration.size(),
+                                  layers_.begin()->first, recorded));
+        continue;
+      } else {
+        std::vector<std::int64_t>& sum = out.tokens.emplace_back(static_cast<std::size_t>(experts_));
+        auto it = std::next(rows.by_iteration.begin(), begin);
+        for (std::int64_t i = begin; i < end; ++i, ++it)
+          std::transform(sum.begin(), sum.end(), it->second.begin(), sum.begin(), std::plus<>());
+      }
+      if (std::all_of(out.tokens.back().begin(), out.tokens.back().end(), [](std::int64_t n) { return n == 0; }))
+        problems_.add(0, 0, fmt::format("layer {} has no tokens", layer));
+    }
+    problems_.throw_if_any();
+    return out;
   }
 
  private:
@@ -132,38 +164,6 @@ class Reader {
       problems_.add(line, 1, fmt::format("layer {} has iteration {} a second time", *layer, *iteration));
   }
 
-  RecordedCounts assemble(const Window& window) {
-    if (layers_.empty() && sizes_.empty())
-      problems_.add(0, 0, "is empty: it has no row of counts");
-    else if (layers_.empty())
-      problems_.add(0, 0, fmt::format("has rows for {} experts, none for {}", fmt::join(sizes_, ", "), experts_));
-    problems_.throw_if_any();
-    RecordedCounts out;
-    const auto recorded = static_cast<std::int64_t>(layers_.begin()->second.by_iteration.size());
-    const auto [begin, end] = bounds(window, per_cell_ ? 1 : recorded, "iterations", problems_);
-    out.iterations = end - begin;
-    for (auto& [layer, rows] : layers_) {
-      out.layers.push_back(layer);
-      if (per_cell_) {
-        out.tokens.push_back(std::move(rows.cells));
-      } else if (static_cast<std::int64_t>(rows.by_iteration.size()) != recorded) {
-        problems_.add(0, 0,
-                      fmt::format("layer {} has {} iterations, layer {} has {}", layer, rows.by_iteration.size(),
-                                  layers_.begin()->first, recorded));
-        continue;
-      } else {
-        std::vector<std::int64_t>& sum = out.tokens.emplace_back(static_cast<std::size_t>(experts_));
-        auto it = std::next(rows.by_iteration.begin(), begin);
-        for (std::int64_t i = begin; i < end; ++i, ++it)
-          std::transform(sum.begin(), sum.end(), it->second.begin(), sum.begin(), std::plus<>());
-      }
-      if (std::all_of(out.tokens.back().begin(), out.tokens.back().end(), [](std::int64_t n) { return n == 0; }))
-        problems_.add(0, 0, fmt::format("layer {} has no tokens", layer));
-    }
-    problems_.throw_if_any();
-    return out;
-  }
-
   Problems problems_;
   int experts_;
   bool per_cell_ = false;
@@ -175,7 +175,20 @@ class Reader {
 }  // namespace
 
 RecordedCounts read_counts(const std::string& path, int experts, const Window& window) {
-  return Reader(path, experts).read(read_file(path), window);
+  Reader reader(path, experts);
+  reader.parse(read_file(path));
+  return reader.assemble(window);
+}
+
+std::vector<RecordedCounts> read_iterations(const std::string& path, int experts, const Window& window) {
+  Reader reader(path, experts);
+  reader.parse(read_file(path));
+  std::vector<RecordedCounts> out;
+  const std::int64_t n = reader.assemble(window).iterations;
+  const std::int64_t all = reader.assemble({}).iterations;
+  const std::int64_t first = window.first < 0 ? all + window.first : window.first;
+  for (std::int64_t i = first; i < first + n; ++i) out.push_back(reader.assemble({i, 1}));
+  return out;
 }
 
 }  // namespace moesim::load

@@ -22,5 +22,7 @@ struct RecordedCounts {
 // A layer is a number, or a letter and a number (l3). The window selects iterations; the first form has one.
 // Throws InputError with every fault.
 RecordedCounts read_counts(const std::string& path, int experts, const Window& window);
+// The same, each iteration of the window apart.
+std::vector<RecordedCounts> read_iterations(const std::string& path, int experts, const Window& window);
 
 }  // namespace moesim::load

@@ -80,6 +80,10 @@ TokenRanges TokenRanges::even(std::int64_t total, std::size_t owners) {
 Table expert_counts(const Routing& routing, int moe_layer, const TokenRanges& ranges) {
   check(routing, moe_layer, ranges);
   Table table(static_cast<int>(ranges.owners()), routing.experts());
+  bool counted = true;
+  for (std::size_t o = 0; o < ranges.owners() && counted; ++o)
+    counted = routing.count(moe_layer, ranges.begin[o], ranges.count(o), table.row(static_cast<int>(o)));
+  if (counted) return table;
   for_each_block(routing, moe_layer, ranges, table, [] {
     return [](std::span<const ExpertIndex> ids, std::span<std::int32_t> row) {
       for (const ExpertIndex e : ids) ++row[e];
