@@ -80,7 +80,7 @@ template <class T>
 bool TomlTable::read(std::string_view key, T& out, Need need, const Range<T>& range) {
   const auto* node = static_cast<const toml::node*>(find(key, need));
   if (!node) return false;
-  const auto fail = [&](std::string message, std::string hint = {}) {
+  const auto fail = [&](std::string_view message, std::string hint = {}) {
     error_at(key, message, std::move(hint));
     return false;
   };
@@ -98,13 +98,13 @@ bool TomlTable::read(std::string_view key, T& out, Need need, const Range<T>& ra
     if (const std::string fault = range_fault(v, wide); !fault.empty()) return fail(fmt::format("{} {}", v, fault));
     out = static_cast<T>(v);
   } else if constexpr (std::floating_point<T>) {
-    if (!node->is_number()) return fail(fmt::format("expected a number, found {}", shown(*node)));
-    const double v = *node->value<double>();
-    if (const std::string fault = range_fault(v, range); !fault.empty()) return fail(fmt::format("{} {}", v, fault));
-    out = v;
+    const std::optional<double> v = node->value<double>();
+    if (!v) return fail(fmt::format("expected a number, found {}", shown(*node)));
+    if (const std::string fault = range_fault(*v, range); !fault.empty()) return fail(fmt::format("{} {}", *v, fault));
+    out = *v;
   } else {
-    if (node->is_number()) {
-      const Fault fault = without_unit<T>(to_text(*scalar(*node)));
+    if (const auto value = scalar(*node); value && node->is_number()) {
+      const Fault fault = without_unit<T>(to_text(*value));
       return fail(fault.message, fault.hint);
     }
     if (!node->is_string()) return fail(fmt::format("expected {}, found {}", expected_form<T>(), shown(*node)));
