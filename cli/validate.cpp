@@ -13,7 +13,7 @@ void add_validate(CLI::App& app, Run& run) {
   struct Args {
     fit::ValidationOptions options;
     std::string schema, csv, predictions;
-    bool markdown = false, json = false;
+    bool summary = false, markdown = false, json = false;
   };
   CLI::App* verb = app.add_subcommand("validate", "How far predictions are from measurements they have not seen");
   const auto args = std::make_shared<Args>();
@@ -32,6 +32,8 @@ void add_validate(CLI::App& app, Run& run) {
                    "Only this machine; with --gpu, the machine whose data sheet holds for those rows");
   verb->add_option("--fit", args->options.fit,
                    "Predict by this fit file instead of the shipped ones, transferred where it is another machine's");
+  verb->add_flag("--summary", args->summary,
+                 "Only lines over all regimes, of the slowdown under skew, and of two nodes predicted from one");
   auto* markdown = verb->add_flag("--markdown", args->markdown, "As a table for a README");
   verb->add_flag("--json", args->json, "As JSON")->excludes(markdown);
   verb->add_option("--csv", args->csv, "Also write the table as CSV");
@@ -41,12 +43,17 @@ that others published, predicted now. Errors are |ln(predicted / measured)|; cov
 90 % interval; beside them the roofline with latency and bandwidth, and interpolation between the nearest rows.
 
 Examples:
-  moesim validate
+  moesim validate --summary --markdown
   moesim validate --from my_gemms.csv --schema gemm --machine h100_sxm)");
   verb->callback([args, schemas, &run] {
     run = [args, schemas] {
       if (!args->schema.empty()) args->options.schema = schemas.at(args->schema);
-      const fit::ValidationTable table = fit::validate(args->options);
+      fit::ValidationTable table = fit::validate(args->options);
+      if (args->summary)
+        std::erase_if(table.lines, [](const fit::ValidationLine& l) {
+          const std::string& regime = l.accuracy.regime;
+          return regime != "all" && regime != "slowdown under skew" && regime != "2 nodes";
+        });
       if (!args->csv.empty()) fit::write_csv(table, args->csv);
       if (!args->predictions.empty()) fit::write_predictions(table.rows, args->predictions);
       fmt::print("{}", args->json ? fit::to_json(table) : fit::render(table, args->markdown));
