@@ -36,6 +36,7 @@ std::uint16_t float_to_bf16(float f) {
 }  // namespace
 
 void to_float(const std::byte* from, DType dtype, std::int64_t n, float* to) {
+  if (n == 0) return;  // no rows may have no memory
   switch (dtype) {
     case DType::f32:
       std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
@@ -57,6 +58,7 @@ void to_float(const std::byte* from, DType dtype, std::int64_t n, float* to) {
 }
 
 void from_float(const float* from, DType dtype, std::int64_t n, std::byte* to) {
+  if (n == 0) return;
   switch (dtype) {
     case DType::f32:
       std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(float));
