@@ -162,7 +162,10 @@ class Checker {
   }
 
   void moved(const Permute& w, const Op& op) {
-    if (op.reads.empty() || op.writes.empty()) return;
+    const auto known = [&](const std::vector<BufferId>& b) {
+      return !b.empty() && b.front().valid() && b.front().index() < plan_.buffers.size();
+    };
+    if (!known(op.reads) || !known(op.writes)) return;
     const auto same = [&](const Rows& work, BufferId buffer, const char* what) {
       const Buffer& b = plan_.buffer(buffer);
       for (int r = 0; r < plan_.ranks; ++r)
