@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/attention_shape.hpp"
+#include "backend/row_calls.hpp"
 #include "backend/row_map.hpp"
 #include "backend/tensor.hpp"
 #include "moesim/plan.hpp"
@@ -68,23 +69,10 @@ struct AddCall {
   std::vector<Tensor> terms;
   Tensor y;
 };
-struct ActivateCall {
-  Activation activation = Activation::relu;
-  bool gated = false;
-  Tensor x, y;
-};
-struct CastCall {
-  Tensor x, y;
-};
 // ids[i]: row of the table, or -1 for zeros.
 struct EmbedCall {
   std::vector<std::int64_t> ids;
   Tensor table, y;
-};
-// Rows i * every + every - 1.
-struct LastCall {
-  std::int64_t every = 0;
-  Tensor x, y;
 };
 // Writes the routing's choice: ids, then weights.
 struct ChooseCall {

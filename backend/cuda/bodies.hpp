@@ -109,7 +109,7 @@ MOESIM_BOTH void embed_row(const Team& team, const Embed& c, std::int64_t i) {
 }
 
 template <class Team>
-MOESIM_BOTH void last_row(const Team& team, const LastRows& c, std::int64_t i) {
+MOESIM_BOTH void last_row(const Team& team, const LastCall& c, std::int64_t i) {
   copy_row(team, c.x.at(i * c.every + c.every - 1), c.y.at(i), c.y.cols * c.y.element_bytes());
 }
 
@@ -154,7 +154,7 @@ MOESIM_BOTH inline float activated(Activation a, float x) {
 }
 
 template <class Team>
-MOESIM_BOTH void activate_row(const Team& team, const Activate& c, std::int64_t i) {
+MOESIM_BOTH void activate_row(const Team& team, const ActivateCall& c, std::int64_t i) {
   const std::int64_t cols = c.y.cols;
   for_elements(team, cols, packed(cols), [&](std::int64_t e, int n) {
     Pack x = load_some(c.x.at(i), c.x.dtype, e, n);
@@ -168,7 +168,7 @@ MOESIM_BOTH void activate_row(const Team& team, const Activate& c, std::int64_t 
 }
 
 template <class Team>
-MOESIM_BOTH void convert_row(const Team& team, const Convert& c, std::int64_t i) {
+MOESIM_BOTH void convert_row(const Team& team, const CastCall& c, std::int64_t i) {
   for_elements(team, c.y.cols, packed(c.y.cols), [&](std::int64_t e, int n) {
     store_some(c.y.at(i), c.y.dtype, e, n, load_some(c.x.at(i), c.x.dtype, e, n));
   });

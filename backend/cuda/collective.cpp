@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <optional>
+#include "backend/collective_view.hpp"
+#include "backend/executor.hpp"
 
 namespace moesim::backend::gpu {
 namespace {
@@ -11,72 +11,16 @@ namespace {
 using Message = Exchange::Message;
 using Kind = Message::Kind;
 
-class Lowering {
+class Lowering : public CollectiveView {
  public:
   Lowering(const NcclContext& at, const CollectiveCall& call, std::vector<Command>& out)
-      : at_(at), w_(call.work), in_(call.in), out_(call.out), commands_(out), size_(at.group.size()), me_(at.member) {}
+      : CollectiveView(at.plan, at.op, call, at.rank), at_(at), commands_(out) {}
 
   void run() {
     exchange_.communicator = at_.communicator;
     if (size_ == 1 && w_.counts.valid()) return copy(out_.data, in_.data, rows_of(0));
-    switch (w_.kind) {
-      case Collective::Kind::all_to_all_v:
-      case Collective::Kind::send_recv:
-        all_to_all();
-        break;
-      case Collective::Kind::all_gather_v:
-        all_gather();
-        break;
-      case Collective::Kind::reduce_scatter_v:
-        reduce_scatter();
-        break;
-      case Collective::Kind::all_reduce:
-        message({Kind::all_reduce, -1, in_.data, out_.data, elements(rows_of(me_)), w_.dtype});
-        break;
-      case Collective::Kind::broadcast:
-        message({Kind::broadcast, w_.root, in_.data, out_.data, elements(rows_of(root())), w_.dtype});
-        break;
-      case Collective::Kind::reduce:
-        message({Kind::reduce, w_.root, in_.data, out_.data, elements(rows_of(me_)), w_.dtype});
-        break;
-      case Collective::Kind::sparse_all_gather:
-        sparse_all_gather();
-        break;
-      case Collective::Kind::sparse_reduce_scatter:
-        sparse_reduce_scatter();
-        break;
-    }
+    by_kind(w_, *this);
     issue();
-  }
-
- private:
-  [[nodiscard]] std::size_t root() const { return static_cast<std::size_t>(w_.root); }
-  [[nodiscard]] std::int64_t elements(std::int64_t rows) const { return rows * w_.cols; }
-  [[nodiscard]] std::int64_t bytes(std::int64_t rows) const { return elements(rows) * (bits(w_.dtype) / 8); }
-  [[nodiscard]] std::int64_t rows_of(std::size_t member) const {
-    return at_.plan.table(w_.counts).row_sum(at_.group[member].value());
-  }
-  [[nodiscard]] std::int64_t rows_to(std::size_t from, std::size_t to) const {
-    return at_.plan.table(w_.counts).at(at_.group[from].value(), static_cast<int>(to));
-  }
-  [[nodiscard]] bool even() const {
-    for (std::size_t j = 1; j < size_; ++j)
-      if (rows_of(j) != rows_of(0)) return false;
-    return true;
-  }
-
-  // Calls without elements are left out: all members know the counts.
-  void message(const Message& m) {
-    if (m.elements > 0) exchange_.messages.push_back(m);
-  }
-  void copy(std::byte* to, const std::byte* from, std::int64_t rows) {
-    if (rows > 0 && to != from) commands_.emplace_back(CopyBytes{to, from, bytes(rows)});
-  }
-  // What has come together is one group of calls.
-  void issue() {
-    if (exchange_.messages.empty()) return;
-    commands_.emplace_back(exchange_);
-    exchange_.messages.clear();
   }
 
   void all_to_all() {
@@ -128,82 +72,75 @@ class Lowering {
     }
   }
 
-  // ---- sparse: a row is one expert's chunk ----
-
-  [[nodiscard]] const ExpertPlacement& placement(PlacementId id) const { return at_.plan.placements[id.index()]; }
-  static std::optional<std::int64_t> slot(const ExpertPlacement& p, std::size_t member, LogicalExpert e) {
-    for (int s = p.slot_begin[member]; s < p.slot_begin[member + 1]; ++s)
-      if (p.expert_of_slot[static_cast<std::size_t>(s)] == e) return s - p.slot_begin[member];
-    return std::nullopt;
-  }
-  [[noreturn]] void lacking(LogicalExpert e) const {
-    throw Refused(fmt::format("op '{}': no rank holds expert {} before it", at_.op.name, e.value()));
-  }
-
-  // fn(member j, its slot counted from its first, expert)
-  template <class Fn>
-  void for_slots_of(const ExpertPlacement& p, const Fn& fn) const {
-    for (std::size_t j = 0; j < size_; ++j)
-      for (int s = p.slot_begin[j]; s < p.slot_begin[j + 1]; ++s)
-        fn(j, s - p.slot_begin[j], p.expert_of_slot[static_cast<std::size_t>(s)]);
-  }
+  void all_reduce() { message({Kind::all_reduce, -1, in_.data, out_.data, elements(rows_of(me_)), w_.dtype}); }
+  void broadcast() { message({Kind::broadcast, w_.root, in_.data, out_.data, elements(rows_of(root())), w_.dtype}); }
+  void reduce() { message({Kind::reduce, w_.root, in_.data, out_.data, elements(rows_of(me_)), w_.dtype}); }
 
   void sparse_all_gather() {
-    for_slots_of(placement(w_.to), [&](std::size_t j, std::int64_t s, LogicalExpert e) {
-      std::size_t from = j;
-      if (!slot(placement(w_.from), j, e)) {
-        from = 0;
-        while (from < size_ && !slot(placement(w_.from), from, e)) ++from;
-        if (from == size_) lacking(e);
-      }
-      const std::byte* mine = from == me_ ? in_.data + bytes(*slot(placement(w_.from), me_, e)) : nullptr;
-      if (from == me_ && j == me_)
-        copy(out_.data + bytes(s), mine, 1);
+    for (const Slot& to : slots(w_.to)) {
+      const std::size_t from = giver(to.member, to.expert);
+      const std::byte* mine = from == me_ ? in_.data + bytes(*slot(w_.from, me_, to.expert)) : nullptr;
+      if (from == me_ && to.member == me_)
+        copy(out_.data + bytes(to.row), mine, 1);
       else if (from == me_)
-        message({Kind::send, static_cast<int>(j), mine, nullptr, w_.cols, w_.dtype});
-      else if (j == me_)
-        message({Kind::receive, static_cast<int>(from), nullptr, out_.data + bytes(s), w_.cols, w_.dtype});
-    });
+        message({Kind::send, static_cast<int>(to.member), mine, nullptr, w_.cols, w_.dtype});
+      else if (to.member == me_)
+        message({Kind::receive, static_cast<int>(from), nullptr, out_.data + bytes(to.row), w_.cols, w_.dtype});
+    }
   }
 
   // Partial chunks travel to the slot's holder, which adds them in member order, rounding once.
   void sparse_reduce_scatter() {
     std::vector<Sum> sums;
-    for_slots_of(placement(w_.to), [&](std::size_t j, std::int64_t s, LogicalExpert e) {
-      Sum sum;
-      sum.elements = w_.cols;
-      sum.dtype = w_.dtype;
-      sum.y = out_.data + bytes(s);
+    for (const Slot& to : slots(w_.to)) {
+      Sum sum{{}, w_.cols, w_.dtype, out_.data + bytes(to.row)};
       for (std::size_t i = 0; i < size_; ++i) {
-        const auto held = slot(placement(w_.from), i, e);
+        const auto held = slot(w_.from, i, to.expert);
         if (!held) continue;
-        if (i == me_ && j != me_)
-          message({Kind::send, static_cast<int>(j), in_.data + bytes(*held), nullptr, w_.cols, w_.dtype});
-        if (j != me_) continue;
+        if (i == me_ && to.member != me_)
+          message({Kind::send, static_cast<int>(to.member), in_.data + bytes(*held), nullptr, w_.cols, w_.dtype});
+        if (to.member != me_) continue;
         std::byte* partial = in_.data + bytes(*held);
         if (i != me_) {
           partial = at_.staging(bytes(1));
           message({Kind::receive, static_cast<int>(i), nullptr, partial, w_.cols, w_.dtype});
         }
         if (sum.terms.size() == Sum::most)
-          throw Refused(fmt::format("op '{}': more than {} ranks hold expert {}", at_.op.name, Sum::most, e.value()));
+          throw Refused(
+              fmt::format("op '{}': more than {} ranks hold expert {}", op_.name, Sum::most, to.expert.value()));
         sum.terms.push_back({partial, w_.dtype});
       }
-      if (j != me_) return;
-      if (sum.terms.empty()) lacking(e);
-      sums.push_back(sum);
-    });
+      if (to.member != me_) continue;
+      if (sum.terms.empty()) lacking(to.expert);
+      sums.push_back(std::move(sum));
+    }
     issue();
-    for (const Sum& sum : sums) commands_.emplace_back(sum);
+    for (Sum& sum : sums) commands_.emplace_back(std::move(sum));
+  }
+
+ private:
+  [[nodiscard]] bool even() const {
+    for (std::size_t j = 1; j < size_; ++j)
+      if (rows_of(j) != rows_of(0)) return false;
+    return true;
+  }
+
+  // Calls without elements are left out: all members know the counts.
+  void message(const Message& m) {
+    if (m.elements > 0) exchange_.messages.push_back(m);
+  }
+  void copy(std::byte* to, const std::byte* from, std::int64_t rows) {
+    if (rows > 0 && to != from) commands_.emplace_back(CopyBytes{to, from, bytes(rows)});
+  }
+  // What has come together is one group of calls.
+  void issue() {
+    if (exchange_.messages.empty()) return;
+    commands_.emplace_back(exchange_);
+    exchange_.messages.clear();
   }
 
   const NcclContext& at_;
-  const Collective& w_;
-  const Tensor& in_;
-  const Tensor& out_;
   std::vector<Command>& commands_;
-  std::size_t size_;
-  std::size_t me_;
   Exchange exchange_;
 };
 

@@ -13,8 +13,7 @@ namespace moesim::backend::gpu {
 struct NcclContext {
   const Plan& plan;
   const Op& op;
-  const std::vector<Rank>& group;
-  std::size_t member = 0;
+  Rank rank;
   int communicator = 0;
   // Device memory that lives as long as the program, for partial sums that arrive.
   std::function<std::byte*(std::int64_t bytes)> staging;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/attention_shape.hpp"
+#include "backend/row_calls.hpp"
 #include "backend/tensor.hpp"
 #include "moesim/dtype.hpp"
 #include "moesim/model.hpp"
@@ -67,14 +68,6 @@ struct Sum {
   DType dtype = DType::f32;
   std::byte* y = nullptr;
 };
-struct Activate {
-  Activation activation = Activation::relu;
-  bool gated = false;
-  Tensor x, y;
-};
-struct Convert {
-  Tensor x, y;
-};
 // y = x / scale with scale = max |x| / 448 over each 128 columns, as fp8; after the columns of a row, its scales as
 // float32 (DeepEP's layout). y.cols = x.cols + 4 ceil(x.cols / 128).
 struct Quantize {
@@ -84,11 +77,6 @@ struct Quantize {
 struct Embed {
   const std::int64_t* ids = nullptr;
   Tensor table, y;
-};
-// Rows i * every + every - 1.
-struct LastRows {
-  std::int64_t every = 0;
-  Tensor x, y;
 };
 // The k largest scores of each row by falling score (ties: the lower id first), as ids, then their softmax weights over
 // all scores. With a choice [rows, 2 k] that is written instead - a Plan's counts follow from its routing - and a score
@@ -152,7 +140,7 @@ struct Exchange {
 };
 
 using Command =
-    std::variant<Product, GroupedProduct, MoveRows, Normalize, Sum, Activate, Convert, Quantize, Embed, LastRows, Gate,
-                 Attend, Rotate, StoreKeys, RotateLatent, Fill, Nothing, CopyBytes, Exchange>;
+    std::variant<Product, GroupedProduct, MoveRows, Normalize, Sum, ActivateCall, CastCall, Quantize, Embed, LastCall,
+                 Gate, Attend, Rotate, StoreKeys, RotateLatent, Fill, Nothing, CopyBytes, Exchange>;
 
 }  // namespace moesim::backend::gpu

@@ -31,12 +31,9 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
     streams.insert(plan.ops[i].stream);
     const auto* call = std::get_if<CollectiveCall>(&program_->call(i));
     if (call == nullptr) continue;
-    const Membership me = membership(plan.groups[call->work.groups.index()], rank);
-    CollectiveCall placed = *call;
-    if (!call->counts.empty()) placed.in.data = program_->table(std::as_bytes(std::span(call->counts)));
-    lower_to_nccl({plan, plan.ops[i], *me.group, me.member, communicator_of(call->work.groups, meet_at),
+    lower_to_nccl({plan, plan.ops[i], rank, communicator_of(call->work.groups, meet_at),
                    [this](std::int64_t bytes) { return program_->staging(bytes); }},
-                  placed, step.commands);
+                  program_->placed(*call), step.commands);
   }
   streams_.assign(streams.begin(), streams.end());
   if (!device_.finish(60, [] { return false; })) throw std::runtime_error("the weights are not made within 60 s");

@@ -81,10 +81,10 @@ class Lowering {
     sum.y = c.y.data;
     add(c.y, sum);
   }
-  void operator()(const ActivateCall& c) { add(c.y, Activate{c.activation, c.gated, c.x, c.y}); }
-  void operator()(const CastCall& c) { add(c.y, Convert{c.x, c.y}); }
+  void operator()(const ActivateCall& c) { add(c.y, c); }
+  void operator()(const CastCall& c) { add(c.y, c); }
   void operator()(const EmbedCall& c) { add(c.y, Embed{numbers(c.ids), c.table, c.y}); }
-  void operator()(const LastCall& c) { add(c.y, LastRows{c.every, c.x, c.y}); }
+  void operator()(const LastCall& c) { add(c.y, c); }
   void operator()(const ChooseCall& c) {
     add(c.y, Gate{static_cast<int>(c.y.cols / 2), numbers(c.choice), c.scores, c.y});
   }

@@ -100,6 +100,12 @@ std::byte* Program::table(std::span<const std::byte> content) {
   return out;
 }
 
+CollectiveCall Program::placed(const CollectiveCall& call) {
+  CollectiveCall out = call;
+  if (!out.counts.empty()) out.in.data = table(std::as_bytes(std::span(out.counts)));
+  return out;
+}
+
 // The numbers of weights and caches are made on the device: the hash of numbers.hpp.
 void Program::fill(const Inputs& inputs) {
   const auto upload = [&](const std::vector<std::int64_t>& v) {

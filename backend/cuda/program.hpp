@@ -23,6 +23,8 @@ class Program {
   [[nodiscard]] Device& device() const { return device_; }
   [[nodiscard]] std::vector<Step>& steps() { return steps_; }  // [op]
   [[nodiscard]] const Call& call(std::size_t op) const { return calls_[op]; }
+  // With the counts that it sends on the device.
+  [[nodiscard]] CollectiveCall placed(const CollectiveCall& call);
   [[nodiscard]] const Arena& arena() const { return arena_; }
   [[nodiscard]] Tensor tensor(BufferId id) const;
   // Device memory that lives as long as the program.

@@ -50,16 +50,13 @@ VirtualRanks::VirtualRanks(const Plan& plan, const Inputs& inputs, Device& devic
 
 void VirtualRanks::lower_collectives() {
   for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
-    const auto* work = std::get_if<Collective>(&plan_.ops[i].work);
-    if (work == nullptr) continue;
+    if (!std::holds_alternative<Collective>(plan_.ops[i].work)) continue;
     std::vector<Meeting> meetings(programs_.size());
     std::size_t phases = 0;
     for (std::size_t r = 0; r < programs_.size(); ++r) {
       const auto* call = std::get_if<CollectiveCall>(&programs_[r]->call(i));
       if (call == nullptr) continue;
-      Tensor in = call->in;
-      if (!call->counts.empty()) in.data = programs_[r]->table(std::as_bytes(std::span(call->counts)));
-      meetings[r] = meeting_of(plan_, plan_.ops[i], *work, Rank(r), in, call->out);
+      meetings[r] = meeting_of(plan_, plan_.ops[i], programs_[r]->placed(*call), Rank(r));
       phases = std::max(phases, meetings[r].phases.size());
     }
     collectives_[i].assign(phases, std::vector<std::vector<Command>>(programs_.size()));

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/call.hpp"
 #include "backend/host/tensor.hpp"
 #include "moesim/plan.hpp"
 
@@ -38,11 +39,10 @@ struct Meeting {
   std::vector<Phase> phases;
 };
 
-// in, out: the rank's buffers. all_to_all_v, all_gather_v, sparse_all_gather and their like take one phase, all_reduce
+// all_to_all_v, all_gather_v, sparse_all_gather and their like take one phase, all_reduce
 // two: a reduce-scatter of equal parts and an all-gather of the sums. Throws Refused where a sparse collective lacks an
 // expert.
-Meeting meeting_of(const Plan& plan, const Op& op, const Collective& work, Rank rank, const Tensor& in,
-                   const Tensor& out);
+Meeting meeting_of(const Plan& plan, const Op& op, const CollectiveCall& call, Rank rank);
 
 // Copies and adds up what a phase takes; source(member, piece) is where the piece can be read.
 void take(const Phase& phase, const std::function<const std::byte*(std::size_t, std::size_t)>& source);

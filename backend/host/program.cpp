@@ -50,7 +50,7 @@ Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank ran
     op.takes_part = !std::holds_alternative<std::monostate>(call);
     if (auto* c = std::get_if<CollectiveCall>(&call)) {
       if (!c->counts.empty()) c->in.data = reinterpret_cast<std::byte*>(c->counts.data());
-      op.meeting = meeting_of(plan, plan.ops[i], c->work, rank, c->in, c->out);
+      op.meeting = meeting_of(plan, plan.ops[i], *c, rank);
     } else if (op.takes_part && !std::holds_alternative<HostSyncCall>(call)) {
       op.kernel = [&call](Scratch& scratch) { execute(call, scratch); };
     }

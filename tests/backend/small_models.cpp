@@ -60,6 +60,26 @@ Case moe_only(std::int64_t hidden, MoeBlock block, int ranks, std::int64_t seque
   return c;
 }
 
+Attention grouped_query(std::int64_t heads, std::int64_t kv_heads) {
+  Attention a;
+  a.heads = heads;
+  a.kv_heads = kv_heads;
+  a.qk_head_dim = a.v_head_dim = 6;
+  return a;
+}
+
+Attention latent(std::int64_t q_rank) {
+  Attention a;
+  a.kind = Attention::Kind::latent;
+  a.heads = a.kv_heads = 8;
+  a.qk_head_dim = 6;
+  a.v_head_dim = 5;
+  a.q_lora_rank = q_rank;
+  a.kv_lora_rank = 10;
+  a.qk_rope_head_dim = 2;
+  return a;
+}
+
 std::optional<Plan> plan_of(const Case& c, const Routing& routing, const std::string& strategy, const Given& options) {
   const strategies::Strategy* s = strategies::find(strategy);
   if (s == nullptr) throw std::logic_error("no strategy " + strategy);

@@ -55,6 +55,11 @@ struct Case {
 // One MoE layer of h columns and nothing else but embedding and head.
 Case moe_only(std::int64_t hidden, MoeBlock block, int ranks, std::int64_t sequences, std::int64_t length, DType dtype);
 
+// Heads of 6 columns; of the latent form 8 heads, with a latent of 10 columns and 2 rotary ones. q_rank 0: queries are
+// not compressed.
+Attention grouped_query(std::int64_t heads, std::int64_t kv_heads);
+Attention latent(std::int64_t q_rank);
+
 using Given = std::map<std::string, strategies::OptionValue>;
 // nullopt where the strategy does not fit the case.
 std::optional<Plan> plan_of(const Case& c, const Routing& routing, const std::string& strategy, const Given& options);

@@ -12,13 +12,13 @@ struct Norm {
 };
 struct Act {
   template <class Team>
-  __device__ void operator()(const Team& team, const Activate& c, std::int64_t i) const {
+  __device__ void operator()(const Team& team, const ActivateCall& c, std::int64_t i) const {
     activate_row(team, c, i);
   }
 };
 struct Change {
   template <class Team>
-  __device__ void operator()(const Team& team, const Convert& c, std::int64_t i) const {
+  __device__ void operator()(const Team& team, const CastCall& c, std::int64_t i) const {
     convert_row(team, c, i);
   }
 };
@@ -56,8 +56,8 @@ bool wide(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % sizeof(W
 }  // namespace
 
 void launch(const Normalize& c, Stream stream) { launch_by_block<Norm>(c, c.y.rows, threads_for(c.y.cols), stream); }
-void launch(const Activate& c, Stream stream) { launch_by_block<Act>(c, c.y.rows, threads_for(c.y.cols), stream); }
-void launch(const Convert& c, Stream stream) { launch_by_block<Change>(c, c.y.rows, threads_for(c.y.cols), stream); }
+void launch(const ActivateCall& c, Stream stream) { launch_by_block<Act>(c, c.y.rows, threads_for(c.y.cols), stream); }
+void launch(const CastCall& c, Stream stream) { launch_by_block<Change>(c, c.y.rows, threads_for(c.y.cols), stream); }
 void launch(const Quantize& c, Stream stream) { launch_by_warp<Scale>(c, c.x.rows * ((c.x.cols + 127) / 128), stream); }
 
 void launch(const Sum& c, Stream stream) {

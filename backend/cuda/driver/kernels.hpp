@@ -11,11 +11,11 @@ using Stream = CUstream_st*;
 
 void launch(const MoveRows& c, Stream stream);
 void launch(const Embed& c, Stream stream);
-void launch(const LastRows& c, Stream stream);
+void launch(const LastCall& c, Stream stream);
 void launch(const Normalize& c, Stream stream);
 void launch(const Sum& c, Stream stream);
-void launch(const Activate& c, Stream stream);
-void launch(const Convert& c, Stream stream);
+void launch(const ActivateCall& c, Stream stream);
+void launch(const CastCall& c, Stream stream);
 void launch(const Quantize& c, Stream stream);
 void launch(const Gate& c, Stream stream);
 void launch(const Attend& c, Stream stream);

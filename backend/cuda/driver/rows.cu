@@ -18,7 +18,7 @@ struct Look {
 };
 struct Last {
   template <class Team>
-  __device__ void operator()(const Team& team, const LastRows& c, std::int64_t i) const {
+  __device__ void operator()(const Team& team, const LastCall& c, std::int64_t i) const {
     last_row(team, c, i);
   }
 };
@@ -33,7 +33,7 @@ struct Number {
 
 void launch(const MoveRows& c, Stream stream) { launch_by_block<Move>(c, c.rows, threads_for(c.y.cols), stream); }
 void launch(const Embed& c, Stream stream) { launch_by_block<Look>(c, c.y.rows, threads_for(c.y.cols), stream); }
-void launch(const LastRows& c, Stream stream) { launch_by_block<Last>(c, c.y.rows, threads_for(c.y.cols), stream); }
+void launch(const LastCall& c, Stream stream) { launch_by_block<Last>(c, c.y.rows, threads_for(c.y.cols), stream); }
 void launch(const Fill& c, Stream stream) { launch_by_block<Number>(c, c.y.rows, 256, stream); }
 
 }  // namespace moesim::backend::gpu

@@ -129,7 +129,7 @@ TEST_CASE("rows: permute, combine, sum, convert, embed") {
         t.check(z, 0, [&](const Twins::Base& b) {
           return gpu::Sum{{{b(x).data, from}, {b(x).data, from}}, 9 * cols, to, b(z).data};
         });
-        t.check(z, 0, [&](const Twins::Base& b) { return gpu::Convert{b(x), b(z)}; });
+        t.check(z, 0, [&](const Twins::Base& b) { return backend::CastCall{b(x), b(z)}; });
         const auto ids = t.table(std::vector<std::int64_t>{8, -1, 0, 0});
         t.check(y, 0, [&](const Twins::Base& b) { return gpu::Embed{b.table<std::int64_t>(ids), b(x), b(y)}; });
       }
@@ -145,7 +145,8 @@ TEST_CASE("norm, activation, gate, quantize") {
       t.check(y, 2 * ulp(type), [&](const Twins::Base& b) { return gpu::Normalize{b(a), {}, b(w), {}, b(y)}; });
       const auto wide = t.tensor(type, 5, 2 * cols);
       for (const Activation act : {Activation::relu, Activation::gelu, Activation::silu})
-        t.check(y, 2 * ulp(type), [&](const Twins::Base& b) { return gpu::Activate{act, true, b(wide), b(y)}; });
+        t.check(y, 2 * ulp(type),
+                [&](const Twins::Base& b) { return backend::ActivateCall{act, true, b(wide), b(y)}; });
       if (cols > 512) continue;
       const int k = static_cast<int>(std::min<std::int64_t>(cols, 8));
       const auto chosen = t.tensor(DType::f32, 5, 2 * k, false);

@@ -78,7 +78,7 @@ TEST_CASE("moving, adding up and converting rows gives the host's bytes") {
             {{x.tensor.data, from}, {y.tensor.data, to}, {x.tensor.data, from}}, 9 * cols, to, ours.tensor.data});
         CHECK(sum.bytes == ours.bytes);
         cast(x.tensor, sum.tensor, scratch);
-        carry_out(gpu::Convert{x.tensor, ours.tensor});
+        carry_out(backend::CastCall{x.tensor, ours.tensor});
         CHECK(sum.bytes == ours.bytes);
       }
 }
@@ -97,7 +97,7 @@ TEST_CASE("embedding and last rows give the host's bytes") {
     const Room last_host(t, 2, 24);
     const Room last_ours(t, 2, 24);
     every_last(3, table.tensor, last_host.tensor);
-    carry_out(gpu::LastRows{3, table.tensor, last_ours.tensor});
+    carry_out(backend::LastCall{3, table.tensor, last_ours.tensor});
     CHECK(last_host.bytes == last_ours.bytes);
   }
 }
@@ -130,7 +130,7 @@ TEST_CASE("norms and activations are the host's but for the last place") {
           const Room host(t, 5, cols);
           const Room ours(t, 5, cols);
           activate(activation, gated, x.tensor, host.tensor, scratch);
-          carry_out(gpu::Activate{activation, gated, x.tensor, ours.tensor});
+          carry_out(backend::ActivateCall{activation, gated, x.tensor, ours.tensor});
           close(host, ours, ulp(t));
         }
     }

@@ -90,7 +90,7 @@ std::vector<std::string> calls(const Plan& plan, Collective work, std::size_t me
   op.name = "x";
   std::int64_t used = 0;
   std::vector<gpu::Command> out;
-  gpu::lower_to_nccl({plan, op, plan.groups[0][0], member, 0,
+  gpu::lower_to_nccl({plan, op, plan.groups[0][0][member], 0,
                       [&](std::int64_t bytes) {
                         std::byte* at = staged + used;
                         used += bytes;

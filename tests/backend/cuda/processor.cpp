@@ -67,10 +67,10 @@ struct CarryOut {
     for (; i + pack <= c.elements; i += pack) sum_some(c.terms.data(), n, c.y, c.dtype, i, pack);
     for (; i < c.elements; ++i) sum_some(c.terms.data(), n, c.y, c.dtype, i, 1);
   }
-  void operator()(const Activate& c) const {
+  void operator()(const ActivateCall& c) const {
     rows(c.y.rows, [&](std::int64_t i) { activate_row(lane, c, i); });
   }
-  void operator()(const Convert& c) const {
+  void operator()(const CastCall& c) const {
     rows(c.y.rows, [&](std::int64_t i) { convert_row(lane, c, i); });
   }
   void operator()(const Quantize& c) const {
@@ -81,7 +81,7 @@ struct CarryOut {
   void operator()(const Embed& c) const {
     rows(c.y.rows, [&](std::int64_t i) { embed_row(lane, c, i); });
   }
-  void operator()(const LastRows& c) const {
+  void operator()(const LastCall& c) const {
     rows(c.y.rows, [&](std::int64_t i) { last_row(lane, c, i); });
   }
   void operator()(const Gate& c) const {

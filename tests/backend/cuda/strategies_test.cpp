@@ -97,25 +97,6 @@ void check_virtual(DType dtype, int draws, double tolerance) {
   for (const Variant& v : variants()) CHECK_MESSAGE(ran[v.name] > 0, v.name << " never ran");
 }
 
-Attention grouped_query(std::int64_t heads, std::int64_t kv_heads) {
-  Attention a;
-  a.heads = heads;
-  a.kv_heads = kv_heads;
-  a.qk_head_dim = a.v_head_dim = 6;
-  return a;
-}
-Attention latent(std::int64_t q_rank) {
-  Attention a;
-  a.kind = Attention::Kind::latent;
-  a.heads = a.kv_heads = 8;
-  a.qk_head_dim = 6;
-  a.v_head_dim = 5;
-  a.q_lora_rank = q_rank;
-  a.kv_lora_rank = 10;
-  a.qk_rope_head_dim = 2;
-  return a;
-}
-
 // A dense layer, then two MoE layers; rotary positions.
 Case whole_model(const Attention& attention, Workload::Phase phase, std::int64_t length, std::int64_t context) {
   MoeBlock block;
