@@ -273,6 +273,21 @@ class Checker {
     }
   }
 
+  // No more rows cross than there are.
+  void check_islands(const Collective& w) {
+    if (!in_range(w.island_rows, plan_.tables.size(), "table")) return;
+    const Table& counts = plan_.table(w.counts);
+    for (const std::vector<Rank>& g : plan_.groups[w.groups.index()])
+      for (std::size_t i = 0; i < g.size(); ++i) {
+        std::int64_t rows = 0;
+        for (std::size_t j = 0; j < g.size(); ++j)
+          rows +=
+              w.returns ? counts.at(g[j].value(), static_cast<int>(i)) : counts.at(g[i].value(), static_cast<int>(j));
+        if (const std::int64_t cross = plan_.table(w.island_rows).row_sum(g[i].value()); cross > rows)
+          return fault("{} rows of rank {} cross, but it exchanges {}", cross, g[i].value(), rows);
+      }
+  }
+
   void check(const Collective& w) {
     if (!in_range(w.groups, plan_.groups.size(), "groups")) return;
     const Groups& groups = plan_.groups[w.groups.index()];
@@ -290,6 +305,7 @@ class Checker {
         for (const std::vector<Rank>& g : groups)
           if (g.size() != static_cast<std::size_t>(plan_.table(w.counts).cols()))
             return fault("a group of {} ranks exchanges {} counts", g.size(), plan_.table(w.counts).cols());
+        if (w.island_rows.valid()) check_islands(w);
         return;
       case Collective::Kind::all_reduce:
       case Collective::Kind::broadcast:

@@ -99,6 +99,8 @@ void for_each_field(Same<Collective> auto& x, auto&& f) {
   f("root", x.root);
   f("from", x.from);
   f("to", x.to);
+  f("island_rows", x.island_rows);
+  f("returns", x.returns);
 }
 void for_each_field(Same<Shard::Section> auto& x, auto&& f) {
   f("cols", x.cols);

@@ -301,6 +301,7 @@ class Backward {
       case Kind::send_recv: {
         Table t = returned(b_.plan().table(work.counts), b_.plan().groups[work.groups.index()], t_.ranks());
         back.counts = b_.table(std::move(t));
+        back.returns = !work.returns;
         break;
       }
       case Kind::all_gather_v:

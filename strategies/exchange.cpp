@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
+#include "models/load/kept_layer.hpp"
 #include "plan/names.hpp"
 
 namespace moesim::strategies {
@@ -103,6 +105,13 @@ std::vector<OptionSpec> exchange_option_specs() {
       {"capacity_factor", 0.0, "copies per expert and source, as a multiple of the mean; 0 = dropless", 0, 1e6, {}},
       {"min_capacity", std::int64_t{4}, "smallest capacity (DeepSpeed's min_capacity)", 0, 1e6, {}},
       {"once_per_rank", false, "send a token once to a rank however many of its experts are there (DeepEP)", 0, 0, {}},
+      {"once_per_node",
+       std::string("automatic"),
+       "once_per_rank: a token crosses once to a node and is forwarded there (DeepEP); automatic: where routing limits "
+       "a token's nodes; without effect where groups lie differently over nodes",
+       0,
+       0,
+       {"automatic", "yes", "no"}},
       {"expert_launch",
        std::string("grouped"),
        "one grouped GEMM, or a GEMM per expert",
@@ -138,7 +147,15 @@ std::vector<OptionSpec> exchange_option_specs() {
   return out;
 }
 
-ExchangeOptions exchange_options(const Options& options, const Workload& workload) {
+// Routing that limits the nodes of a token was made for a dispatch that crosses to each node once.
+static bool limits_nodes(const Model& model) {
+  return std::ranges::any_of(model.layers, [](const TransformerLayer& layer) {
+    return layer.moe && layer.moe->groups_per_token < layer.moe->expert_groups;
+  });
+}
+
+ExchangeOptions exchange_options(const Input& in) {
+  const Options& options = in.options;
   ExchangeOptions out;
   out.capacity_factor = options.real("capacity_factor");
   out.min_capacity = options.integer("min_capacity");
@@ -147,9 +164,15 @@ ExchangeOptions exchange_options(const Options& options, const Workload& workloa
   out.host_sync = options.flag("host_sync");
   out.permute_kernels = static_cast<int>(options.integer("permute_kernels"));
   out.algorithm = *parse_name<Collective::Algorithm>(algorithm_names, options.text("all_to_all"));
-  out.dispatch = parse_dtype(options.text("dispatch_dtype")).value_or(workload.activations);
+  out.dispatch = parse_dtype(options.text("dispatch_dtype")).value_or(in.workload.activations);
   if (out.capacity_factor > 0 && out.once_per_rank)
     throw Infeasible("once_per_rank sends tokens, capacity_factor pads copies: only one of them can be asked for");
+  const std::string& per_node = options.text("once_per_node");
+  const bool direct = out.algorithm == Collective::Algorithm::direct;
+  if (per_node == "yes" && (!out.once_per_rank || direct))
+    throw Infeasible("once_per_node forwards tokens inside a node: it needs once_per_rank, and all_to_all not direct");
+  out.once_per_node =
+      per_node == "yes" || (per_node == "automatic" && out.once_per_rank && !direct && limits_nodes(in.model));
   return out;
 }
 
@@ -174,7 +197,9 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
 
   // ---- who sends what to whom ----
   const TokenRanges sources = sources_of(plan, shares);
-  Table routed = route_to_slots(expert_counts(t.input().routing, moe.index, sources), plan, groups, placement, maps);
+  // Copies, and tokens per rank and per node: three passes over the same decisions, or one.
+  const load::KeptLayer routing(t.input().routing, moe.index, once_per_rank ? sources.total() : 0);
+  Table routed = route_to_slots(expert_counts(routing, moe.index, sources), plan, groups, placement, maps);
   const std::int64_t cap = capacity(sources, block, options);
   std::int64_t dropped = 0;
   for (int r = 0; r < t.ranks(); r += shares > 1 ? 1 : t.tp())
@@ -186,7 +211,20 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     std::ranges::fill(routed.row(0), static_cast<std::int32_t>(cap));
   }
   Table pairs = pair_counts(routed, placement);
-  if (once_per_rank) pairs = tokens_to_members(t.input().routing, moe.index, sources, plan, groups, placement, routed);
+  TableId island_rows;
+  if (once_per_rank) {
+    const auto tokens_to = [&](const std::vector<int>& bins) {
+      return tokens_to_bins(routing, moe.index, sources, plan, groups, placement, routed, bins);
+    };
+    std::vector<int> each(static_cast<std::size_t>(members));
+    std::iota(each.begin(), each.end(), 0);
+    pairs = tokens_to(each);
+    const std::vector<int> islands = islands_of(t.input().cluster, groups.front());
+    const bool alike = std::ranges::all_of(
+        groups, [&](const std::vector<Rank>& g) { return islands_of(t.input().cluster, g) == islands; });
+    if (options.once_per_node && alike && *std::ranges::max_element(islands) > 0)
+      island_rows = b.table(tokens_to(islands));
+  }
   const TableId sent_id = b.table(pairs);
   const TableId returned_id = b.table(transposed(pairs, groups, t.ranks()));
   const TableId arrived_id = b.table(expert_rows(routed, groups, placement, t.ranks()));
@@ -217,11 +255,20 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
                 communication_stream, BufferRole::communication);
   };
   const auto exchange_rows = [&](const char* name, Category category, BufferId x, TableId counts, Rows rows,
-                                 std::int64_t cols, DType dtype) {
-    return t.op(
-        moe.prefix + name, category, moe.layer, {x}, rows, cols, dtype,
-        Collective{Collective::Kind::all_to_all_v, options.algorithm, groups_id, counts, cols, dtype, 0, {}, {}},
-        communication_stream, BufferRole::communication);
+                                 std::int64_t cols, DType dtype, TableId across, bool returns) {
+    return t.op(moe.prefix + name, category, moe.layer, {x}, rows, cols, dtype,
+                Collective{Collective::Kind::all_to_all_v,
+                           options.algorithm,
+                           groups_id,
+                           counts,
+                           cols,
+                           dtype,
+                           0,
+                           {},
+                           {},
+                           across,
+                           returns},
+                communication_stream, BufferRole::communication);
   };
 
   // ---- dispatch ----
@@ -230,8 +277,8 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     Table each(1, members);
     std::ranges::fill(each.row(0), 1);
     const std::int64_t local = (placement.slots() + members - 1) / members;
-    BufferId counts =
-        exchange_rows(".counts", Category::dispatch, choice, b.table(each), Rows{members, {}}, local, DType::i32);
+    BufferId counts = exchange_rows(".counts", Category::dispatch, choice, b.table(each), Rows{members, {}}, local,
+                                    DType::i32, {}, false);
     if (shares > 1) {
       Table own(1, 1);
       own.at(0, 0) = members;
@@ -252,7 +299,9 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   BufferId x =
       t.op(moe.prefix + ".permute", Category::dispatch, moe.layer, {moe.x, choice}, sent, out_cols, options.dispatch,
            permute(RowOrder::token, at_source, t.token_rows(), sent, out_cols, options.dispatch));
-  if (!alone) x = exchange_rows(".dispatch", Category::dispatch, x, sent_id, received, out_cols, options.dispatch);
+  if (!alone)
+    x = exchange_rows(".dispatch", Category::dispatch, x, sent_id, received, out_cols, options.dispatch, island_rows,
+                      false);
   moe.add_shared_expert();
   if (!alone && !(one_expert_each && !once_per_rank))
     x = t.op(moe.prefix + ".group", Category::dispatch, moe.layer, {x}, arrived, h, options.dispatch,
@@ -295,7 +344,7 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
   if (!alone && !(one_expert_each && !once_per_rank))
     y = t.op(moe.prefix + ".ungroup", Category::combine, moe.layer, {y}, received, h, t.act(),
              permute(RowOrder::by_slot, on_arrival, arrived, received, h, t.act()));
-  if (!alone) y = exchange_rows(".combine", Category::combine, y, returned_id, sent, h, t.act());
+  if (!alone) y = exchange_rows(".combine", Category::combine, y, returned_id, sent, h, t.act(), island_rows, true);
   return t.op(moe.prefix + ".unpermute", Category::combine, moe.layer, {y, choice}, t.token_rows(), h, t.act(),
               permute(at_source, RowOrder::token, sent, t.token_rows(), h, t.act()));
 }

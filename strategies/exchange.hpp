@@ -16,6 +16,7 @@ struct ExchangeOptions {
   double capacity_factor = 0;
   std::int64_t min_capacity = 0;
   bool once_per_rank = false;      // a token goes once to each rank, however many of its experts are there
+  bool once_per_node = false;      // and crosses once to each node, forwarded there (DeepEP)
   bool launch_per_expert = false;  // a GEMM per expert instead of one grouped GEMM
   bool host_sync = true;           // the host reads the counts before it can size the exchange
   int permute_kernels = 1;
@@ -28,7 +29,7 @@ struct ExchangeOptions {
 
 // Options that every exchanging strategy offers, and their values.
 std::vector<OptionSpec> exchange_option_specs();
-ExchangeOptions exchange_options(const Options& options, const Workload& workload);
+ExchangeOptions exchange_options(const Input& in);
 
 // Where experts come from, when they are not weights that simply live where the placement says.
 struct ExpertSource {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "moesim/error.hpp"
 #include "strategies/placement/map_file.hpp"
@@ -158,25 +159,47 @@ Table route_to_slots(const Table& counts, const Plan& plan, const Groups& groups
   return out;
 }
 
-Table tokens_to_members(const Routing& routing, int moe_layer, const TokenRanges& sources, const Plan& plan,
-                        const Groups& groups, const ExpertPlacement& map, const Table& routed) {
-  std::vector<int> member_of_slot(at(map.slots()));
+std::vector<int> islands_of(const Cluster& cluster, const std::vector<Rank>& group) {
+  const Topology& topology = *cluster.topology;
+  const auto apart = [&](Rank a, Rank b) {
+    return std::ranges::any_of(topology.route(a, b), [&](LinkId l) {
+      const LinkKind kind = topology.links()[l.index()].kind;
+      return kind == LinkKind::nic || kind == LinkKind::fabric;
+    });
+  };
+  std::vector<std::size_t> order(group.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, {}, [&](std::size_t m) { return group[m]; });
+  std::vector<int> out(group.size(), 0);
+  for (std::size_t i = 1; i < order.size(); ++i) {
+    const Rank here = group[order[i]], before = group[order[i - 1]];
+    const bool same = topology.node_of(here) == topology.node_of(before) || !apart(before, here);
+    out[order[i]] = out[order[i - 1]] + (same ? 0 : 1);
+  }
+  return out;
+}
+
+Table tokens_to_bins(const Routing& routing, int moe_layer, const TokenRanges& sources, const Plan& plan,
+                     const Groups& groups, const ExpertPlacement& map, const Table& routed,
+                     const std::vector<int>& bin_of_member) {
+  const int bins = *std::ranges::max_element(bin_of_member) + 1;
+  std::vector<int> bin_of_slot(at(map.slots()));
   std::vector<std::vector<int>> slots_of(at(routing.experts()));
   for (int j = 0; j < map.ranks(); ++j)
     for (int s = map.slot_begin[at(j)]; s < map.slot_begin[at(j) + 1]; ++s) {
-      member_of_slot[at(s)] = j;
+      bin_of_slot[at(s)] = bin_of_member[at(j)];
       slots_of[map.expert_of_slot[at(s)].index()].push_back(s);
     }
   if (map.slots() == routing.experts()) {
     std::vector<int> bin_of(at(routing.experts()));
-    for (std::size_t e = 0; e < bin_of.size(); ++e) bin_of[e] = member_of_slot[at(slots_of[e].front())];
-    const Table of_sources = distinct_counts(routing, moe_layer, sources, bin_of, map.ranks());
+    for (std::size_t e = 0; e < bin_of.size(); ++e) bin_of[e] = bin_of_slot[at(slots_of[e].front())];
+    const Table of_sources = distinct_counts(routing, moe_layer, sources, bin_of, bins);
     return of_sources.rows() == plan.ranks ? of_sources : by_rank(of_sources, plan);
   }
   // With replicas a token's way depends on how many copies the replicas before have taken.
   std::vector<Rank> ranks;
   for (const std::vector<Rank>& group : groups) ranks.insert(ranks.end(), group.begin(), group.end());
-  Table out(plan.ranks, map.ranks());
+  Table out(plan.ranks, bins);
   parallel_for(static_cast<int>(ranks.size()), [&](int i) {
     const int rank = ranks[at(i)].value();
     const auto source = at(source_of(plan, static_cast<int>(sources.owners()), rank));
@@ -185,7 +208,7 @@ Table tokens_to_members(const Routing& routing, int moe_layer, const TokenRanges
     std::vector<ExpertIndex> ids(static_cast<std::size_t>(block_tokens) * k);
     std::vector<std::int32_t> left(routed.row(rank).begin(), routed.row(rank).end());
     std::vector<std::size_t> replica(slots_of.size());
-    std::vector<std::int64_t> last(at(map.ranks()), -1);  // token that a member has been sent last
+    std::vector<std::int64_t> last(at(bins), -1);  // token that a bin has been sent last
     for (std::int64_t t = sources.begin[source]; t < sources.begin[source + 1]; t += block_tokens) {
       const std::int64_t n = std::min(block_tokens, sources.begin[source + 1] - t);
       const std::span<ExpertIndex> block(ids.data(), static_cast<std::size_t>(n) * k);
@@ -195,10 +218,10 @@ Table tokens_to_members(const Routing& routing, int moe_layer, const TokenRanges
         std::size_t& r = replica[block[c]];
         while (left[at(slots[r])] == 0) ++r;
         --left[at(slots[r])];
-        const int member = member_of_slot[at(slots[r])];
+        const int bin = bin_of_slot[at(slots[r])];
         const std::int64_t token = t + static_cast<std::int64_t>(c / k);
-        if (last[at(member)] != token) ++out.at(rank, member);
-        last[at(member)] = token;
+        if (last[at(bin)] != token) ++out.at(rank, bin);
+        last[at(bin)] = token;
       }
     }
   });

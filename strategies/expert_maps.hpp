@@ -32,9 +32,15 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups);
 Table route_to_slots(const Table& counts, const Plan& plan, const Groups& groups, const ExpertPlacement& map,
                      const ExpertMaps& maps);
 
-// Tokens that each rank sends to each member of its group, once each however many of its experts are there. `sources`
-// are the tokens of each rank or of each token owner; `routed` is route_to_slots().
-Table tokens_to_members(const Routing& routing, int moe_layer, const TokenRanges& sources, const Plan& plan,
-                        const Groups& groups, const ExpertPlacement& map, const Table& routed);
+// Tokens that each rank sends to each bin, once each however many of its experts are there. bin_of_member: the members
+// themselves, or what they share (a node). `sources` are the tokens of each rank or of each token owner; `routed` is
+// route_to_slots().
+Table tokens_to_bins(const Routing& routing, int moe_layer, const TokenRanges& sources, const Plan& plan,
+                     const Groups& groups, const ExpertPlacement& map, const Table& routed,
+                     const std::vector<int>& bin_of_member);
+
+// The set of members that NVLink or PCIe joins which each member of the first group is in, in the order of their first
+// ranks; as sim::Group has them.
+std::vector<int> islands_of(const Cluster& cluster, const std::vector<Rank>& group);
 
 }  // namespace moesim::strategies

@@ -6,7 +6,7 @@
 namespace moesim::strategies {
 
 static Plan plan_expert_parallel(const Input& in) {
-  const ExchangeOptions options = exchange_options(in.options, in.workload);
+  const ExchangeOptions options = exchange_options(in);
   // Groups repeat with replicated experts.
   const Groups groups = consecutive_groups(in.cluster.ranks(), in.options.integer("size"));
   const ExpertMaps maps = expert_maps(in, groups);

@@ -10,7 +10,7 @@ namespace moesim::strategies {
 static Plan plan_expert_tensor_parallel(const Input& in) {
   const int ranks = in.cluster.ranks();
   const int tp = static_cast<int>(in.options.integer("tensor_parallel"));
-  ExchangeOptions options = exchange_options(in.options, in.workload);
+  ExchangeOptions options = exchange_options(in);
   options.drop_duplicates = in.options.flag("drop_duplicates");
   Transformer t(in, tp);
   Groups groups(static_cast<std::size_t>(tp));

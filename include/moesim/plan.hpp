@@ -268,6 +268,12 @@ struct Collective {
   int root = 0;
   PlacementId from;
   PlacementId to;
+  // all_to_all_v between nodes, hierarchical: rows that cross, where some of `counts` are equal (a token for several
+  // GPUs of a node crosses once) or are summed first on the way back (`returns`). [ranks or 1, islands of the group]:
+  // from a rank to each set of members that NVLink or PCIe joins, in the order of their first ranks; with `returns`
+  // from there to the rank. Invalid: every row crosses.
+  TableId island_rows = {};
+  bool returns = false;
   friend bool operator==(const Collective&, const Collective&) = default;
 };
 
@@ -308,7 +314,7 @@ struct Op {
 using Groups = std::vector<std::vector<Rank>>;  // a partition of some or all ranks; order matters
 
 struct Plan {
-  static constexpr int format_version = 1;
+  static constexpr int format_version = 2;
 
   std::string strategy;  // as named in the scenario
   std::string model;

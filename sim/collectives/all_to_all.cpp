@@ -11,9 +11,11 @@
 // and, with the levels swapped, Tutel's 2DH (arXiv 2206.03382, section 3.3) and DeepSpeed-MoE (arXiv 2201.05596,
 // section 5.2). Forwarding follows arrivals row by row, so both levels run side by side and only the last row of each
 // pair is forwarded after everything has arrived. Per NIC the bytes are those of the direct form, in 1/width of the
-// messages. That a token with several experts on one node travels once is in the counts, or is not: they do not say
-// which rows are equal.
+// messages. With Collective::island_rows a token with experts on several GPUs of a node crosses once; on the way back
+// (`returns`) the levels are swapped: the counterpart sums what its neighbours have for the owner, row by row, and
+// sends the sums.
 #include <algorithm>
+#include <stdexcept>
 
 #include "sim/collectives/group.hpp"
 
@@ -32,10 +34,21 @@ std::vector<Stage> all_to_all_direct(const Group& group) {
   return {std::move(flows).stage(crosses ? group.steps(0, 1) : group.steps(1, 0))};
 }
 
+// Bytes that cross between a member and an island, where the plan says that fewer do than it counts.
+static Bytes crossing(const Group& group, std::size_t member, std::size_t island, Bytes counted) {
+  const Collective& c = group.collective();
+  if (!c.island_rows.valid()) return counted;
+  const Table& rows = group.plan().table(c.island_rows);
+  if (rows.cols() != static_cast<int>(group.islands().size()))
+    throw std::logic_error("a collective's island_rows do not fit the cluster");
+  return group.bytes(rows.at(group.rank(member).value(), static_cast<int>(island)));
+}
+
 std::vector<Stage> all_to_all_hierarchical(const Group& group) {
   const auto& islands = group.islands();
   if (islands.size() == 1) return all_to_all_direct(group);
-  FlowList first(group), last(group);
+  const bool returns = group.collective().returns;
+  FlowList body(group), edge(group);
   const Bytes row = group.bytes(1);
   for (std::size_t a = 0; a < islands.size(); ++a)
     for (std::size_t index = 0; index < islands[a].size(); ++index) {
@@ -44,23 +57,23 @@ std::vector<Stage> all_to_all_hierarchical(const Group& group) {
         const std::size_t counterpart = islands[b][index % islands[b].size()];
         Bytes together;
         for (const std::size_t j : islands[b]) {
-          const Bytes bytes = group.for_member(i, j);
-          if (a == b) {
-            first.add(i, j, bytes);
-            continue;
-          }
+          const Bytes bytes = returns ? group.for_member(j, i) : group.for_member(i, j);
+          const std::size_t near = a == b ? i : counterpart;
+          const Bytes end = a == b ? Bytes() : std::min(bytes, row);
+          body.add(returns ? j : near, returns ? near : j, bytes - end);
+          edge.add(returns ? j : near, returns ? near : j, end);
           together += bytes;
-          const Bytes end = std::min(bytes, row);
-          first.add(counterpart, j, bytes - end);
-          last.add(counterpart, j, end);
         }
-        first.add(i, counterpart, together);
+        if (a == b) continue;
+        const Bytes crosses = crossing(group, i, b, together);
+        body.add(returns ? counterpart : i, returns ? i : counterpart, crosses);
       }
     }
-  std::vector<Stage> out{std::move(first).stage(group.steps(0, 1))};
-  if (Stage forward = std::move(last).stage(group.steps(1, 0), 1); !forward.flows.empty())
-    out.push_back(std::move(forward));
-  return out;
+  Stage far = std::move(body).stage(group.steps(0, 1));
+  Stage near = std::move(edge).stage(group.steps(1, 0), 1);
+  if (near.flows.empty()) return {std::move(far)};
+  if (returns) return {std::move(near), std::move(far)};
+  return {std::move(far), std::move(near)};
 }
 
 }  // namespace moesim::sim

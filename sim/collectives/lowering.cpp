@@ -73,6 +73,7 @@ std::vector<Stage> all_reduce(const Group& group) {
 std::vector<Stage> all_to_all(const Group& group) {
   switch (group.collective().algorithm) {
     case Algorithm::automatic:
+      return group.collective().island_rows.valid() ? all_to_all_hierarchical(group) : all_to_all_direct(group);
     case Algorithm::direct:
       return all_to_all_direct(group);
     case Algorithm::hierarchical:

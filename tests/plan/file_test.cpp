@@ -66,7 +66,7 @@ TEST_CASE("the file is what docs/plan_format.md says") {
   write_plan(test::paper_plan(), path);
   const std::string text = read_file(path);
   fs::remove(path);
-  CHECK(text.find("{\"format_version\":1,\"strategy\":\"paper\"") == 0);
+  CHECK(text.find("{\"format_version\":2,\"strategy\":\"paper\"") == 0);
   CHECK(text.find("\"token_begin\":[0,3,5]") != std::string::npos);
   CHECK(text.find("{\"rows\":2,\"cols\":4,\"cells\":[1,0,2,0,1,1,0,0]}") != std::string::npos);
   CHECK(text.find("\"rows\":{\"table\":0}") != std::string::npos);
@@ -86,7 +86,7 @@ TEST_CASE("bad plan files are refused, and the message says what is wrong with t
       {"not_json.json", ":1:1: error: is not a plan"},
       {"list.json", "is not a plan: it has no format_version"},
       {"no_version.json", "is not a plan: it has no format_version"},
-      {"other_version.json", "has plan format 999, and this program reads 1"},
+      {"other_version.json", "has plan format 999, and this program reads 2"},
       {"missing_field.json", "ops[2].work.counts is missing"},
       {"wrong_type.json", "ops[4].work.n should be an integer: \"8\""},
       {"fraction.json", "ranks should be an integer: 2.5"},

@@ -125,6 +125,45 @@ TEST_CASE("once_per_rank sends a token once, and computes the same rows") {
   CHECK(rows(copies) == rows(once));
 }
 
+TEST_CASE("a token crosses once to a node, however many of its GPUs it uses there") {
+  // 8 experts on 2 nodes of 2 GPUs, 16 tokens, 4 on each GPU; every token uses experts 0 and 2, which are on GPUs 0
+  // and 1.
+  Model model = small_model(8, 2);
+  const FunctionRouting routing(1, 8, 2, 16, [](int, std::int64_t, std::span<ExpertIndex> out) {
+    out[0] = 0;
+    out[1] = 2;
+  });
+  const auto islands = [&](const std::string& per_node) {
+    const Plan plan = make_plan("expert_parallel", {{"once_per_rank", true}, {"once_per_node", per_node}}, model,
+                                round_cluster(2, 2), prefill(4, 4), routing);
+    const auto& dispatch = std::get<Collective>(op_named(plan, "l0.moe.dispatch").work);
+    const auto& combine = std::get<Collective>(op_named(plan, "l0.moe.combine").work);
+    CHECK(faults(plan).empty());
+    CHECK(dispatch.island_rows == combine.island_rows);
+    CHECK(combine.returns);
+    CHECK_FALSE(dispatch.returns);
+    // GPU 3 has 4 tokens for each of GPUs 0 and 1 whatever the wires do.
+    CHECK(plan.table(dispatch.counts).at(3, 0) == 4);
+    CHECK(plan.table(dispatch.counts).at(3, 1) == 4);
+    return dispatch.island_rows.valid() ? plan.table(dispatch.island_rows) : Table();
+  };
+  const Table once = islands("yes");
+  REQUIRE(once.cols() == 2);
+  for (int r = 0; r < 4; ++r) {
+    CHECK(once.at(r, 0) == 4);
+    CHECK(once.at(r, 1) == 0);
+  }
+  CHECK(islands("no") == Table());
+  CHECK(islands("automatic") == Table());
+  // Routing that lets a token use one of two groups of experts was made for it.
+  model.layers[0].moe->expert_groups = 2;
+  model.layers[0].moe->groups_per_token = 1;
+  CHECK(islands("automatic") == once);
+  CHECK_THROWS_AS(make_plan("expert_parallel", {{"once_per_node", std::string("yes")}}, model, round_cluster(2, 2),
+                            prefill(4, 4), routing),
+                  strategies::Infeasible);
+}
+
 TEST_CASE("a wire format of 8 bits carries its scales") {
   // 64 fp8 elements and one float32 scale: 68 B instead of 256.
   const Model model = small_model(4, 1);

@@ -92,6 +92,36 @@ TEST_CASE("2 nodes of 4: an all-to-all fills the NICs; by counterparts it takes 
   CHECK(us(c, Kind::all_to_all_v, Algorithm::hierarchical, mb(8), hot) == doctest::Approx(816));
 }
 
+TEST_CASE("2 nodes of 2: rows that are equal for a node cross once, and are summed before they cross back") {
+  const Cluster c = cluster(2, 2);
+  // GPU 2 has the same 8 rows of 1 MB for GPUs 0 and 1.
+  //   away: 8 MB through its NIC to GPU 0, which forwards them meanwhile, and then the last:  10 + 5 + 800 + 1 + 10
+  //   back: GPU 1's first row to GPU 0, then 8 MB of sums through the NIC:                    10 + 1 + 10 + 5 + 800
+  //   every row by itself, 16 MB through the NIC:                              the same with 1600 for 800
+  for (const bool returns : {false, true})
+    for (const bool once : {true, false}) {
+      CAPTURE(returns);
+      CAPTURE(once);
+      Plan plan;
+      plan.ranks = 4;
+      plan.groups = {{{Rank(0), Rank(1), Rank(2), Rank(3)}}};
+      Table counts(4, 4), islands(4, 2);
+      for (const int other : {0, 1}) (returns ? counts.at(other, 2) : counts.at(2, other)) = 8;
+      islands.at(2, 0) = 8;
+      plan.tables = {counts, islands};
+      Collective work;
+      work.kind = Kind::all_to_all_v;
+      work.algorithm = Algorithm::hierarchical;
+      work.groups = GroupsId(0);
+      work.counts = TableId(0);
+      work.cols = 1'000'000;
+      work.dtype = DType::int8;
+      work.returns = returns;
+      if (once) work.island_rows = TableId(1);
+      CHECK(to_microseconds(sim::predict(plan, work, 0, c, {}).time) == doctest::Approx(once ? 826 : 1626));
+    }
+}
+
 TEST_CASE("in the switch: S (1 + 1/n) at e of the link, two steps") {
   Cluster c = cluster(1, 4);
   c.collectives.in_switch = 0.8;
