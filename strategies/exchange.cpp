@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "models/hardware/islands.hpp"
 #include "models/load/kept_layer.hpp"
 #include "plan/names.hpp"
 
@@ -176,6 +177,18 @@ ExchangeOptions exchange_options(const Input& in) {
   return out;
 }
 
+// The island of each member, where all groups lie alike over more than one; else none.
+static std::vector<int> common_islands(const Topology& topology, const Groups& groups) {
+  const auto first = hardware::islands(topology, groups.front());
+  const bool alike = std::ranges::all_of(
+      groups, [&](const std::vector<Rank>& group) { return hardware::islands(topology, group) == first; });
+  if (first.size() == 1 || !alike) return {};
+  std::vector<int> out(groups.front().size());
+  for (std::size_t i = 0; i < first.size(); ++i)
+    for (const std::size_t member : first[i]) out[member] = static_cast<int>(i);
+  return out;
+}
+
 BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, const ExpertMaps& maps, int slices,
                   const ExchangeOptions& options, const ExpertSource& source) {
   const ExpertPlacement& placement = maps.layers[static_cast<std::size_t>(moe.index)];
@@ -219,11 +232,9 @@ BufferId exchange(Transformer& t, const MoeLayer& moe, const Groups& groups, con
     std::vector<int> each(static_cast<std::size_t>(members));
     std::iota(each.begin(), each.end(), 0);
     pairs = tokens_to(each);
-    const std::vector<int> islands = islands_of(t.input().cluster, groups.front());
-    const bool alike = std::ranges::all_of(
-        groups, [&](const std::vector<Rank>& g) { return islands_of(t.input().cluster, g) == islands; });
-    if (options.once_per_node && alike && *std::ranges::max_element(islands) > 0)
-      island_rows = b.table(tokens_to(islands));
+    if (options.once_per_node)
+      if (const std::vector<int> islands = common_islands(*t.input().cluster.topology, groups); !islands.empty())
+        island_rows = b.table(tokens_to(islands));
   }
   const TableId sent_id = b.table(pairs);
   const TableId returned_id = b.table(transposed(pairs, groups, t.ranks()));

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "moesim/error.hpp"
 #include "strategies/placement/map_file.hpp"
@@ -156,26 +155,6 @@ Table route_to_slots(const Table& counts, const Plan& plan, const Groups& groups
         }
       }
     }
-  return out;
-}
-
-std::vector<int> islands_of(const Cluster& cluster, const std::vector<Rank>& group) {
-  const Topology& topology = *cluster.topology;
-  const auto apart = [&](Rank a, Rank b) {
-    return std::ranges::any_of(topology.route(a, b), [&](LinkId l) {
-      const LinkKind kind = topology.links()[l.index()].kind;
-      return kind == LinkKind::nic || kind == LinkKind::fabric;
-    });
-  };
-  std::vector<std::size_t> order(group.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::sort(order, {}, [&](std::size_t m) { return group[m]; });
-  std::vector<int> out(group.size(), 0);
-  for (std::size_t i = 1; i < order.size(); ++i) {
-    const Rank here = group[order[i]], before = group[order[i - 1]];
-    const bool same = topology.node_of(here) == topology.node_of(before) || !apart(before, here);
-    out[order[i]] = out[order[i - 1]] + (same ? 0 : 1);
-  }
   return out;
 }
 

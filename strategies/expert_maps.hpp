@@ -39,8 +39,4 @@ Table tokens_to_bins(const Routing& routing, int moe_layer, const TokenRanges& s
                      const Groups& groups, const ExpertPlacement& map, const Table& routed,
                      const std::vector<int>& bin_of_member);
 
-// The set of members that NVLink or PCIe joins which each member of the first group is in, in the order of their first
-// ranks; as sim::Group has them.
-std::vector<int> islands_of(const Cluster& cluster, const std::vector<Rank>& group);
-
 }  // namespace moesim::strategies

@@ -12,7 +12,7 @@ static Plan plan_expert_parallel(const Input& in) {
   const ExpertMaps maps = expert_maps(in, groups);
   Transformer t(in, 1);
   t.plan().describe(maps.origin);
-  return std::move(t).build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, 1, options); });
+  return t.build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, 1, options); });
 }
 
 Strategy expert_parallel() {

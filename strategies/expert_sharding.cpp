@@ -174,7 +174,7 @@ class Block {
 Plan plan_expert_sharding(const Input& in) {
   const Groups groups = consecutive_groups(in.cluster.ranks(), in.options.integer("size"));
   Transformer t(in, 1);
-  return std::move(t).build([&](const MoeLayer& moe) { return Block(t, moe, groups, in.options).add(); });
+  return t.build([&](const MoeLayer& moe) { return Block(t, moe, groups, in.options).add(); });
 }
 
 }  // namespace

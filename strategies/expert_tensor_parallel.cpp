@@ -17,7 +17,7 @@ static Plan plan_expert_tensor_parallel(const Input& in) {
   for (int r = 0; r < ranks; ++r) groups[static_cast<std::size_t>(r % tp)].emplace_back(r);
   const ExpertMaps maps = expert_maps(in, groups);
   t.plan().describe(maps.origin);
-  return std::move(t).build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, tp, options); });
+  return t.build([&](const MoeLayer& moe) { return exchange(t, moe, groups, maps, tp, options); });
 }
 
 Strategy expert_tensor_parallel() {

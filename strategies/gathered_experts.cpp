@@ -24,7 +24,7 @@ class Builder {
 
   Plan build() && {
     t_.before_each_layer([this](const MoeLayer& moe) { before(moe); });
-    return std::move(t_).build([this](const MoeLayer& moe) { return layer(moe); });
+    return t_.build([this](const MoeLayer& moe) { return layer(moe); });
   }
 
  private:

@@ -7,7 +7,7 @@ namespace moesim::strategies {
 static Plan plan_tensor_parallel(const Input& in) {
   const auto size = static_cast<int>(consecutive_groups(in.cluster.ranks(), in.options.integer("size")).front().size());
   Transformer t(in, size);
-  return std::move(t).build([&](const MoeLayer& moe) {
+  return t.build([&](const MoeLayer& moe) {
     PlanBuilder& b = t.plan();
     const BufferId choice = t.gate(moe);
     const Table counts = expert_counts(in.routing, moe.index, t.tokens());

@@ -260,7 +260,7 @@ void Transformer::head() {
        communication_stream, BufferRole::communication);
 }
 
-Plan Transformer::build(const std::function<BufferId(const MoeLayer&)>& moe) && {
+Plan Transformer::build(const std::function<BufferId(const MoeLayer&)>& moe) {
   const Workload::Phase phase = in_.workload.phase;
   const bool encode = phase == Workload::Phase::encode;
   const bool train = phase == Workload::Phase::train;

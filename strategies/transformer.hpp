@@ -37,7 +37,7 @@ class Transformer {
   // The whole model. `moe` adds the routed experts of one layer and returns their output [token rows, hidden]: a
   // partial sum over the tp group when tp > 1, which the skeleton reduces together with the shared expert's.
   // In phase train the backward pass and the optimizer follow (training.hpp).
-  Plan build(const std::function<BufferId(const MoeLayer&)>& moe) &&;
+  Plan build(const std::function<BufferId(const MoeLayer&)>& moe);
   // Adds ops before each MoE layer's attention, so that they run beside it. Its MoeLayer has no x yet.
   void before_each_layer(std::function<void(const MoeLayer&)> add) { before_layer_ = std::move(add); }
   // The backward pass runs this op again instead of keeping what it wrote.

@@ -158,7 +158,7 @@ std::vector<Diagnostic> faults(const SyntheticSpec& spec) {
   if (sized && s.experts % s.expert_groups != 0)
     out.push_back(fault(fmt::format("{} experts do not divide into {} groups", s.experts, s.expert_groups)));
   else if (sized)
-    bound("top_k", s.top_k, 1, s.experts / s.expert_groups * s.groups_per_token,
+    bound("top_k", s.top_k, 1, std::int64_t{s.experts / s.expert_groups} * s.groups_per_token,
           "that is how many experts a token's groups hold");
   if (const RoutingShape simple = simplified(s); sized && s.top_k % simple.groups_per_token != 0)
     out.push_back(

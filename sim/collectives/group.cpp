@@ -5,41 +5,22 @@
 #include <numeric>
 #include <tuple>
 
+#include "models/hardware/islands.hpp"
+
 namespace moesim::sim {
-
-namespace {
-
-bool by_nic(const Topology& topology, Rank a, Rank b) {
-  const auto kind = [&](LinkId l) { return topology.links()[l.index()].kind; };
-  return std::ranges::any_of(topology.route(a, b),
-                             [&](LinkId l) { return kind(l) == LinkKind::nic || kind(l) == LinkKind::fabric; });
-}
-
-}  // namespace
 
 Group::Group(const Plan& plan, const Collective& collective, std::size_t group, const Cluster& cluster)
     : plan_(plan),
       collective_(collective),
       cluster_(cluster),
       ranks_(plan.groups[collective.groups.index()][group]),
+      islands_(hardware::islands(*cluster.topology, ranks_)),
       island_of_(ranks_.size()) {
-  const Topology& topology = *cluster.topology;
-  std::vector<std::size_t> order(size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::sort(order, {}, [&](std::size_t place) { return ranks_[place]; });
-  for (std::size_t i = 0; i < size(); ++i) {
-    const Rank here = ranks_[order[i]];
-    const bool same = i > 0 && (topology.node_of(here) == topology.node_of(ranks_[order[i - 1]]) ||
-                                !by_nic(topology, ranks_[order[i - 1]], here));
-    if (!same) islands_.emplace_back();
-    islands_.back().push_back(order[i]);
-    island_of_[order[i]] = islands_.size() - 1;
-  }
+  for (std::size_t i = 0; i < islands_.size(); ++i)
+    for (const std::size_t place : islands_[i]) island_of_[place] = i;
   if (!islands_.empty()) width_ = islands_[0].size();
-  for (auto& island : islands_) {
-    std::ranges::sort(island);  // members in the group's order
+  for (const auto& island : islands_)
     if (island.size() != width_) width_ = 0;
-  }
 }
 
 Bytes Group::bytes(std::int64_t rows) const {
@@ -158,8 +139,10 @@ std::vector<Ring> island_rings(const Group& group, const std::vector<std::size_t
 
 // The ring of an island that covers `at` of the shares.
 const Ring& ring_at(const std::vector<Ring>& all, double at) {
-  for (const Ring& ring : all)
-    if ((at -= ring.share) < 0) return ring;
+  for (const Ring& ring : all) {
+    at -= ring.share;
+    if (at < 0) return ring;
+  }
   return all.back();
 }
 

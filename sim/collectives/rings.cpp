@@ -50,6 +50,7 @@ std::vector<Stage> on_rings(const Group& group, F bytes) {
 template <class F>
 std::vector<Stage> all_but(const Group& group, F whose) {
   std::vector<Bytes> block;
+  block.reserve(group.size());
   for (std::size_t i = 0; i < group.size(); ++i) block.push_back(group.contribution(i));
   return on_rings(group, [&](const std::vector<Ring>& all, std::size_t r, std::size_t from, std::size_t to) {
     Bytes sum;

@@ -14,6 +14,7 @@
 #include "study/host_calibration.hpp"
 #include "study/runner.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::study;
@@ -89,7 +90,7 @@ Comparison calibrate_and_compare(const fs::path& dir) {
 }  // namespace
 
 TEST_CASE("a calibration predicts this computer: five strategies within 25 %, in their order") {
-  const fs::path dir = fs::temp_directory_path() / ("moesim_differential." + std::to_string(::getpid()));
+  const fs::path dir = test::scratch("differential");
   // Another process that takes the machine half-way through spoils a round, not three.
   bool passed = false;
   for (int round = 0; round < 3 && !passed; ++round) {

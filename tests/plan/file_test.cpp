@@ -8,13 +8,12 @@
 #include "moesim/error.hpp"
 #include "support/files.hpp"
 #include "tests/plan/paper_plan.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 namespace fs = std::filesystem;
 
 namespace {
-
-std::string scratch(const std::string& name) { return (fs::temp_directory_path() / ("moesim_" + name)).string(); }
 
 // A plan in which every field of every op has a value of its own.
 Plan rich_plan() {
@@ -51,21 +50,19 @@ Plan rich_plan() {
 TEST_CASE("a plan comes back from its file as it was") {
   for (const Plan& plan : {test::paper_plan(), rich_plan()}) {
     REQUIRE(faults(plan).empty());
-    const std::string path = scratch("round_trip.plan.json");
+    const std::string path = test::scratch("round_trip.plan.json");
     write_plan(plan, path);
     CHECK(read_plan(path) == plan);
     const std::string first = read_file(path);
     write_plan(read_plan(path), path);
     CHECK(read_file(path) == first);  // the same bytes again
-    fs::remove(path);
   }
 }
 
 TEST_CASE("the file is what docs/plan_format.md says") {
-  const std::string path = scratch("format.plan.json");
+  const std::string path = test::scratch("format.plan.json");
   write_plan(test::paper_plan(), path);
   const std::string text = read_file(path);
-  fs::remove(path);
   CHECK(text.find("{\"format_version\":2,\"strategy\":\"paper\"") == 0);
   CHECK(text.find("\"token_begin\":[0,3,5]") != std::string::npos);
   CHECK(text.find("{\"rows\":2,\"cols\":4,\"cells\":[1,0,2,0,1,1,0,0]}") != std::string::npos);
@@ -125,7 +122,7 @@ TEST_CASE("a plan file that is not there") {
 
 // Whatever happens to the bytes, the reader answers with a plan that is sound or with an InputError.
 TEST_CASE("damaged bytes never get through as an unsound plan") {
-  const std::string path = scratch("fuzz.plan.json");
+  const std::string path = test::scratch("fuzz.plan.json");
   write_plan(test::paper_plan(), path);
   const std::string good = read_file(path);
   std::mt19937 random(7);
@@ -158,7 +155,6 @@ TEST_CASE("damaged bytes never get through as an unsound plan") {
   }
   CHECK(taken > 0);  // a digit in a name or a count nobody checks
   CHECK(taken < 1000);
-  fs::remove(path);
 }
 
 TEST_CASE("a description names every op with its shape, and the peak") {

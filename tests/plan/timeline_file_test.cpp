@@ -9,6 +9,7 @@
 #include "moesim/error.hpp"
 #include "support/files.hpp"
 #include "tests/plan/paper_plan.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 
@@ -25,8 +26,7 @@ Timeline two_spans() {
 }
 
 std::string written() {
-  const std::string path =
-      (std::filesystem::temp_directory_path() / ("moesim_t." + std::to_string(::getpid()) + ".timeline.json")).string();
+  const std::string path = test::scratch("t.timeline.json");
   write_timeline(timeline_file(test::paper_plan(), two_spans(), "by hand"), path);
   return path;
 }
@@ -86,5 +86,4 @@ TEST_CASE("bad timeline files are refused") {
   refused("[0,1,0,5,9,2,3]", "[0,1,0,5,9.5,2,3]", "end of span 0 should be an integer");
   refused("[0,1,0,5,9,2,3]", "[3,1,0,5,9,2,3]", "span 1 is not in order");
   refused("[0,1,0,5,9,2,3]", "[0,1,0,5,18446744073709551615,2,3]", "end of span 0 should be an integer");
-  std::filesystem::remove(path);
 }

@@ -10,6 +10,7 @@
 #include "strategies/placement/map_file.hpp"
 #include "support/files.hpp"
 #include "tests/common/cases.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::testing;
@@ -132,12 +133,12 @@ TEST_CASE("replicas share their load: on paper") {
 
 TEST_CASE("local_first keeps a copy on its own rank where that holds the expert, else on its node") {
   // Experts 0 to 3 on 4 ranks of 2 nodes; slots (0 1)(2 3)(0 2)(1 3).
-  write_file("local_first.map.json", "{\"physical_to_logical_map\": [[0, 1, 2, 3, 0, 2, 1, 3]]}");
+  const std::string map = test::scratch("local_first.map.json");
+  write_file(map, "{\"physical_to_logical_map\": [[0, 1, 2, 3, 0, 2, 1, 3]]}");
   const Model model = small_model(4, 1);
   const FunctionRouting routing = balanced(model, 64);
-  const Plan plan = make_plan(
-      "expert_parallel", {{"map", std::string("local_first.map.json")}, {"replica_choice", std::string("local_first")}},
-      model, round_cluster(2, 2), prefill(8, 8), routing);
+  const Plan plan = make_plan("expert_parallel", {{"map", map}, {"replica_choice", std::string("local_first")}}, model,
+                              round_cluster(2, 2), prefill(8, 8), routing);
   const auto& permute = std::get<Permute>(op_named(plan, "l0.moe.permute").work);
   // 16 tokens a rank, 4 of each expert.
   const std::vector<std::vector<std::int32_t>> expected{
@@ -205,12 +206,13 @@ TEST_CASE("what does not go together is refused with its reason; faults of a map
                        "8 experts and 3 replicas do not divide by 4 GPUs (0 or 4 replicas do)", strategies::Infeasible);
   CHECK_THROWS_WITH_AS(plan({{"placement", std::string("moetuner")}, {"replicas", std::int64_t{4}}}),
                        "moetuner makes no replicas", strategies::Infeasible);
-  write_file("bad.map.json", "[[0, 1, 2, 3, 4, 5, 6, 8]]");
-  CHECK_THROWS_WITH_AS(plan({{"map", std::string("bad.map.json")}, {"placement", std::string("lpt")}}),
+  const std::string bad = test::scratch("bad.map.json");
+  write_file(bad, "[[0, 1, 2, 3, 4, 5, 6, 8]]");
+  CHECK_THROWS_WITH_AS(plan({{"map", bad}, {"placement", std::string("lpt")}}),
                        "a map file says itself where experts and replicas are: leave out placement and replicas",
                        strategies::Infeasible);
   try {
-    plan({{"map", std::string("bad.map.json")}});
+    plan({{"map", bad}});
     FAIL("a map with expert 8 of 8 was taken");
   } catch (const InputError& e) {
     CHECK(e.diagnostics().front().place.line == 1);

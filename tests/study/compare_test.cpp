@@ -9,6 +9,7 @@
 
 #include "moesim/error.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::study;
@@ -142,8 +143,7 @@ TEST_CASE("timelines that do not match op for op are refused, saying where") {
 }
 
 TEST_CASE("a directory of timelines, by name; one without any is refused") {
-  const auto dir = std::filesystem::temp_directory_path() / ("moesim_compare_test." + std::to_string(::getpid()));
-  std::filesystem::remove_all(dir);
+  const auto dir = std::filesystem::path(test::scratch("compare"));
   std::filesystem::create_directories(dir);
   CHECK_THROWS_AS(read_timelines(dir.string()), InputError);
   write_timeline(timeline("b", 1, 2, 3), (dir / "b.timeline.json").string());
@@ -153,5 +153,4 @@ TEST_CASE("a directory of timelines, by name; one without any is refused") {
   REQUIRE(read.size() == 2);
   CHECK(read[0].strategy == "a");
   CHECK(read[1].timeline.spans == timeline("b", 1, 2, 3).timeline.spans);
-  std::filesystem::remove_all(dir);
 }

@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 namespace moesim::study {
 namespace {
@@ -83,7 +84,7 @@ TEST_CASE("what a scenario says of the network replaces the machine's, with the 
 }
 
 TEST_CASE("a recorded routing stands in for a law") {
-  const std::filesystem::path dir = std::filesystem::temp_directory_path() / "moesim_resolve_test";
+  const std::filesystem::path dir = test::scratch("resolve");
   const std::string scenario = (dir / "s.toml").string();
   std::string records;
   for (const char* ids : {"[0, 1]", "[2, 3]", "[4, 5]", "[6, 7]"})
@@ -110,7 +111,6 @@ TEST_CASE("a recorded routing stands in for a law") {
   // Four tokens are not enough for 2,400, and one layer not for two.
   CHECK_THROWS_AS(resolve(with("layers = \"cycle\"\n")), InputError);
   CHECK_THROWS_AS(resolve(with("repeat = true\n")), InputError);
-  std::filesystem::remove_all(dir);
 }
 
 TEST_CASE("faults of model, machine, workload and strategies come together") {

@@ -9,6 +9,7 @@
 #include "study/resolve.hpp"
 #include "support/files.hpp"
 #include "tests/bad_input/expect.hpp"
+#include "tests/scratch.hpp"
 
 namespace moesim::study {
 namespace {
@@ -260,7 +261,7 @@ TEST_CASE("changes from outside are faults at their own place") {
 }
 
 TEST_CASE("paths are relative to the scenario file") {
-  const std::filesystem::path dir = std::filesystem::temp_directory_path() / "moesim_scenario_test";
+  const std::filesystem::path dir = test::scratch("scenario");
   write_file((dir / "study" / "box.toml").string(), read_file(data_path("models/hardware/machines/h800.toml")));
   write_file((dir / "fit" / "box.fit.toml").string(),
              "machine = \"box\"\n[gpu]\nlaunch = { value = \"4 us\", source = \"measured here\" }\n");
@@ -277,7 +278,6 @@ TEST_CASE("paths are relative to the scenario file") {
   write_file((dir / "fit" / "box.fit.toml").string(), "[gpu]\nlaunch = { value = \"4 GB\", source = \"a slip\" }\n");
   CHECK_THROWS_WITH_AS(
       resolve(s), doctest::Contains("box.fit.toml:2:20: error: 'gpu.launch.value': '4 GB' is an amount"), InputError);
-  std::filesystem::remove_all(dir);
 }
 
 TEST_CASE("files that are no scenario at all") {

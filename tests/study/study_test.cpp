@@ -7,6 +7,7 @@
 #include "study/fit.hpp"
 #include "study/runner.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::study;
@@ -145,13 +146,14 @@ law = "uniform"
 [[strategy]]
 kind = "expert_parallel"
 )";
-  write_file("fit_overlay.toml", R"(machine = "a100_80g_sxm"
+  const std::string overlay = test::scratch("fit_overlay.toml");
+  write_file(overlay, R"(machine = "a100_80g_sxm"
 [gpu]
 launch = { value = "20 us", source = "made up for this test" }
 )");
   const Scenario plain = parse_scenario(text, "fit.toml");
   RunOptions options;
-  options.overlays = {"fit_overlay.toml"};
+  options.overlays = {overlay};
   const double made = to_milliseconds(run_study(plain, options).points[0].strategies[0].summary.step);
   const Scenario fitted = parse_scenario(text +
                                              "[[published]]\nstrategy = \"expert_parallel\"\nmetric = \"step_ms\"\nuse "

@@ -59,7 +59,8 @@ void Fabric::plug(int node, int nic, VertexId into) {
   }
   for (int g = 0; g < spec_.gpus_per_node; ++g) {
     if (g * nics() / spec_.gpus_per_node != nic) continue;
-    const Attachment& at = attachments_[static_cast<std::size_t>(node * spec_.gpus_per_node + g)];
+    const int rank = node * spec_.gpus_per_node + g;
+    const Attachment& at = attachments_[static_cast<std::size_t>(rank)];
     LinkId out = up, in = down;
     if (cabled) {
       const auto [there, back] = w_.connect(at.port, port, {LinkKind::pcie, net_.nic_pcie, cables()});
@@ -104,7 +105,10 @@ void wire_rails(Fabric& fabric, const TopologySpec& spec) {
   const int rails = fabric.nics();
   const std::vector<VertexId> leaves = add_all(fabric, "", "leaf", ceil_div(spec.nodes, per_leaf) * rails);
   for (int n = 0; n < spec.nodes; ++n)
-    for (int r = 0; r < rails; ++r) fabric.plug(n, r, leaves[static_cast<std::size_t>(n / per_leaf * rails + r)]);
+    for (int r = 0; r < rails; ++r) {
+      const int leaf = n / per_leaf * rails + r;
+      fabric.plug(n, r, leaves[static_cast<std::size_t>(leaf)]);
+    }
   if (leaves.size() > 1 && spec.network.spines > 0)
     fabric.raise(leaves, add_all(fabric, "", "spine", spec.network.spines), per_leaf, spec.network.oversubscription);
 }

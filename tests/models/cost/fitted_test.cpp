@@ -10,6 +10,7 @@
 
 #include "moesim/error.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::cost;
@@ -67,7 +68,7 @@ FitFile paper_fits() {
 }  // namespace
 
 TEST_CASE("a fit file says again what was written") {
-  const std::string path = (std::filesystem::temp_directory_path() / "moesim_fit_file_test.toml").string();
+  const std::string path = test::scratch("fit_file.toml");
   const FitFile file = paper_fits();
   write_fit_file(file, path);
   const FitFile back = read_fit_file(path);
@@ -82,11 +83,10 @@ TEST_CASE("a fit file says again what was written") {
   CHECK(e.find("memory")->bias == doctest::Approx(-0.01));
   CHECK(!e.find("nothing"));
   CHECK(to_toml(file).find("# of the memory bandwidth, in a long stream") != std::string::npos);
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("a bad fit file is refused with all its faults") {
-  const std::string path = (std::filesystem::temp_directory_path() / "moesim_bad_fit_test.toml").string();
+  const std::string path = test::scratch("bad_fit.toml");
   write_file(path,
              "format = 1\nmachine = \"paper\"\n[[fit]]\nschema = \"gemm\"\nrows = 3\n"
              "[fit.parameters]\nlaunch_us = -2.0\ntail = \"much\"\n[fit.ranges]\nm = [5, 1]\n");
@@ -102,7 +102,6 @@ TEST_CASE("a bad fit file is refused with all its faults") {
   }
   write_file(path, "format = 9\nmachine = \"paper\"\n");
   CHECK_THROWS_AS(static_cast<void>(read_fit_file(path)), InputError);
-  std::filesystem::remove(path);
 }
 
 TEST_CASE("fitted gemm: launch and tiles, with the regime's interval and range") {

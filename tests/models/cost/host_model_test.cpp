@@ -7,6 +7,8 @@
 #include <cmath>
 #include <filesystem>
 
+#include "tests/scratch.hpp"
+
 using namespace moesim;
 using namespace moesim::cost;
 
@@ -115,9 +117,7 @@ TEST_CASE("a prediction is the sum of its terms, with the interval of its regime
 }
 
 TEST_CASE("a host file comes back with its terms and their meanings") {
-  const std::string path =
-      (std::filesystem::temp_directory_path() / ("moesim_host_model." + std::to_string(::getpid()) + ".fit.toml"))
-          .string();
+  const std::string path = test::scratch("host_model.fit.toml");
   write_fit_file(by_hand(), path);
   const FitFile read = read_fit_file(path);
   const FitEntry* e = find_host_entry(read, HostKernel::product);
@@ -125,5 +125,4 @@ TEST_CASE("a host file comes back with its terms and their meanings") {
   CHECK(host_costs(*e) == std::array<double, 5>{2, 3, 20'000, 500, 100});
   CHECK(find_host_entry(read, HostKernel::transfer) == nullptr);
   CHECK(to_toml(by_hand()).find("us per 10^9 floating-point operations") != std::string::npos);
-  std::filesystem::remove(path);
 }

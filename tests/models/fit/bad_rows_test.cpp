@@ -8,6 +8,7 @@
 #include "models/fit/calibrate.hpp"
 #include "models/fit/rows.hpp"
 #include "moesim/error.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::fit;
@@ -17,7 +18,7 @@ namespace {
 constexpr const char* gemm_head = "gpu,library,dtype,m,n,k,time_us\n";
 
 std::string written(const std::string& name, const std::string& text) {
-  const std::string path = (std::filesystem::temp_directory_path() / ("moesim_fit_" + name + ".csv")).string();
+  const std::string path = test::scratch(name + ".csv");
   std::ofstream(path) << text;
   return path;
 }
@@ -126,8 +127,7 @@ TEST_CASE("units off by a thousand, either way") {
 }
 
 TEST_CASE("one row, and nothing is written") {
-  const std::string output = (std::filesystem::temp_directory_path() / "moesim_never_written.fit.toml").string();
-  std::filesystem::remove(output);
+  const std::string output = test::scratch("never_written.fit.toml");
   check_has(calibration_faults(std::string(gemm_head) + "h100_sxm,a,bfloat16,64,4096,4096,9\n", output),
             "1 row, and 13 parameters need at least 26");
   CHECK_FALSE(std::filesystem::exists(output));

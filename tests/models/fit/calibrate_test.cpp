@@ -14,15 +14,12 @@
 #include "models/fit/validate.hpp"
 #include "models/hardware/machine.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::fit;
 
 namespace {
-
-std::string temporary(const std::string& name) {
-  return (std::filesystem::temp_directory_path() / ("moesim_calibrate_" + name)).string();
-}
 
 cost::TileParameters truth() {
   cost::TileParameters p = cost::from_map(cost::tile_fields(), {});
@@ -40,7 +37,7 @@ std::string made_rows(const std::string& name, std::uint32_t seed, bool other = 
   const cost::Device device = cost::device_of(gpu, Math::bf16);
   std::mt19937 random(seed);
   std::normal_distribution<double> error(0, noise);
-  const std::string path = temporary(name + ".csv");
+  const std::string path = test::scratch(name + ".csv");
   std::ofstream out(path);
   out << "gpu,library,dtype,m,n,k,time_us\n";
   for (const int n : other ? std::vector<int>{3000, 9000} : std::vector<int>{256, 1024, 2112, 4096, 8192, 16384})
@@ -87,7 +84,7 @@ TEST_CASE("rows that obey the model give its parameters back, and intervals that
 }
 
 TEST_CASE("a fit predicts shapes that it has not seen, inside its interval") {
-  const std::string fit_path = temporary("unseen.fit.toml");
+  const std::string fit_path = test::scratch("unseen.fit.toml");
   calibrate(options(made_rows("seen", 2), fit_path));
   ValidationOptions v;
   v.files = {made_rows("unseen", 3, true)};
@@ -108,8 +105,7 @@ TEST_CASE("a fit predicts shapes that it has not seen, inside its interval") {
 }
 
 TEST_CASE("a fit file survives a second fit of another library, and a fit is the same twice") {
-  const std::string path = temporary("update.fit.toml");
-  std::filesystem::remove(path);
+  const std::string path = test::scratch("update.fit.toml");
   CalibrationOptions o = options(made_rows("update", 4), path);
   o.update = true;
   calibrate(o);
@@ -119,8 +115,8 @@ TEST_CASE("a fit file survives a second fit of another library, and a fit is the
   // The same rows under another name.
   std::string text = read_file(o.files.front());
   for (std::size_t at = 0; (at = text.find("made 1", at)) != std::string::npos;) text.replace(at, 6, "also 2");
-  std::ofstream(temporary("also.csv")) << text;
-  o.files = {temporary("also.csv")};
+  std::ofstream(test::scratch("also.csv")) << text;
+  o.files = {test::scratch("also.csv")};
   calibrate(o);
   CHECK(cost::read_fit_file(path).entries.size() == 2);
 }

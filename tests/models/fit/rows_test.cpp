@@ -8,13 +8,14 @@
 
 #include "models/fit/csv.hpp"
 #include "models/fit/group.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::fit;
 
 namespace {
 std::string written(const std::string& name, const std::string& text) {
-  const std::string path = (std::filesystem::temp_directory_path() / ("moesim_rows_" + name)).string();
+  const std::string path = test::scratch(name);
   std::ofstream(path) << text;
   return path;
 }
@@ -33,7 +34,7 @@ TEST_CASE("cells may be quoted; places count lines and columns from 1") {
 
 TEST_CASE("columns in any order, others ignored, plain or compressed") {
   const std::string text = "note,k,n,m,time_us,dtype,library,gpu\nhello,3,2,1,4.5,fp8,lib,g\n";
-  const std::string gz = (std::filesystem::temp_directory_path() / "moesim_rows.csv.gz").string();
+  const std::string gz = test::scratch("rows.csv.gz");
   gzFile file = gzopen(gz.c_str(), "wb");
   REQUIRE(file != nullptr);
   REQUIRE(gzwrite(file, text.data(), static_cast<unsigned>(text.size())) == static_cast<int>(text.size()));

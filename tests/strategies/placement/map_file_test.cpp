@@ -8,6 +8,7 @@
 
 #include "moesim/error.hpp"
 #include "recorded.hpp"
+#include "tests/scratch.hpp"
 
 namespace moesim::placement {
 namespace {
@@ -38,8 +39,7 @@ TEST_CASE("every form is read back as it was written") {
     CHECK(parse_map(map_text(maps, info, f), "f.json", info).maps == maps);
   }
   CHECK_FALSE(parse_map_format("vLLM").has_value());
-  const std::string path =
-      std::filesystem::temp_directory_path() / ("moesim_map_" + std::to_string(getpid()) + ".json");
+  const std::string path = test::scratch("map.json");
   write_map(path, maps, info, MapFormat::moesim);
   CHECK(read_map(path, info).maps == maps);
   std::filesystem::remove(path);

@@ -12,6 +12,7 @@
 #include "recorded.hpp"
 #include "strategies/placement/programs.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 namespace moesim::placement {
 namespace {
@@ -88,12 +89,10 @@ TEST_CASE("without a start, a limit may leave nothing; that is said") {
 
 // The exported file read by another reader (CBC's own) has the same optimum.
 double solved_from(const std::string& text, const char* suffix, int (*read)(Cbc_Model*, const char*)) {
-  const std::string path =
-      std::filesystem::temp_directory_path() / ("moesim_milp_" + std::to_string(getpid()) + suffix);
+  const std::string path = test::scratch(std::string("milp") + suffix);
   write_file(path, text);
   Cbc_Model* model = Cbc_newModel();
   const int status = read(model, path.c_str());
-  std::filesystem::remove(path);
   REQUIRE(status == 0);
   Cbc_setLogLevel(model, 0);
   Cbc_solve(model);

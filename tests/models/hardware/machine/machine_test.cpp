@@ -7,6 +7,7 @@
 
 #include "support/files.hpp"
 #include "tests/bad_input/expect.hpp"
+#include "tests/scratch.hpp"
 
 namespace moesim::hardware {
 namespace {
@@ -211,7 +212,7 @@ TEST_CASE("clusters of every machine") {
 }
 
 TEST_CASE("an overlay replaces single numbers and their sources") {
-  const std::string path = (std::filesystem::temp_directory_path() / "moesim_overlay_test.fit.toml").string();
+  const std::string path = test::scratch("overlay.fit.toml");
   write_file(path,
              "machine = \"a100_80g_sxm\"\n[gpu]\nlaunch = { value = \"4.5 us\", source = \"measured here\" }\n"
              "[node.gpu_link]\nefficiency = { value = 0.8, source = \"measured here\" }\n"
@@ -226,7 +227,6 @@ TEST_CASE("an overlay replaces single numbers and their sources") {
   CHECK(m.sources.at("gpu.memory") == before.sources.at("gpu.memory"));
   CHECK(m.gpu.memory_bandwidth == before.gpu.memory_bandwidth);
   CHECK(m.node.gpu_link.nominal == before.node.gpu_link.nominal);
-  std::filesystem::remove(path);
   // A refused overlay changes nothing.
   MachineSpec h100 = load_machine("h100_sxm");
   CHECK_THROWS_AS(apply_overlay(h100, std::string(MOESIM_TESTS_DIR) + "/bad_input/machines/overlay_other_machine.toml"),

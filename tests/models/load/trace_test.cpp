@@ -1,4 +1,6 @@
 // Recorded routing: round trips, windows, tiling, layers, notes, exact counts.
+#include "models/load/trace.hpp"
+
 #include <doctest/doctest.h>
 #include <unistd.h>
 
@@ -10,27 +12,20 @@
 #include <vector>
 
 #include "models/load/synthetic.hpp"
-#include "models/load/trace.hpp"
 #include "moesim/error.hpp"
 #include "support/files.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::load;
 
 namespace {
 
-// A file that is gone at the end of the test.
-struct Scratch {
-  explicit Scratch(const std::string& name, const std::string& content = "")
-      : path((std::filesystem::temp_directory_path() / ("moesim_load_" + std::to_string(getpid()) + "_" + name))
-                 .string()) {
-    if (!content.empty()) write_file(path, content);
-  }
-  ~Scratch() { std::filesystem::remove(path); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  std::string path;
-};
+std::string written(const std::string& name, const std::string& content) {
+  const std::string path = test::scratch(name);
+  write_file(path, content);
+  return path;
+}
 
 TraceSpec spec_for(const std::string& path, int experts, int layers = 0, int top_k = 0, std::int64_t tokens = 0) {
   TraceSpec spec;
@@ -81,10 +76,10 @@ TEST_CASE("npy: what is written is read back, in one and in two bytes") {
     source.shape = {3, experts, 4, 1, 1, 20'000};
     source.law = {"zipf", {}};
     const auto routing = make_synthetic(source);
-    const Scratch file("trace.npy");
-    write_npy(file.path, *routing, 100, 19'000);
-    CHECK(std::filesystem::file_size(file.path) == 128 + 3U * 19'000 * 4 * (experts > 256 ? 2 : 1));
-    const auto trace = open_trace(spec_for(file.path, experts, 3, 4, 19'000));
+    const std::string file = test::scratch("trace.npy");
+    write_npy(file, *routing, 100, 19'000);
+    CHECK(std::filesystem::file_size(file) == 128 + 3U * 19'000 * 4 * (experts > 256 ? 2 : 1));
+    const auto trace = open_trace(spec_for(file, experts, 3, 4, 19'000));
     CHECK(trace->moe_layers() == 3);
     CHECK(trace->top_k() == 4);
     CHECK(trace->tokens() == 19'000);
@@ -98,8 +93,8 @@ TEST_CASE("npy: what is written is read back, in one and in two bytes") {
 TEST_CASE("npy: every integer type and format version") {
   const std::vector<ExpertIndex> expected{0, 1, 2, 3, 4, 5, 1, 0, 3, 2, 5, 4};
   const auto check = [&](const std::string& content) {
-    const Scratch file("type.npy", content);
-    const auto trace = open_trace(spec_for(file.path, 6));
+    const std::string file = written("type.npy", content);
+    const auto trace = open_trace(spec_for(file, 6));
     std::vector<ExpertIndex> ids = ids_of(*trace, 0, 0, 3);
     const std::vector<ExpertIndex> second = ids_of(*trace, 1, 0, 3);
     ids.insert(ids.end(), second.begin(), second.end());
@@ -120,8 +115,8 @@ TEST_CASE("windows: first and last tokens; tiling only when asked") {
   // 10 tokens of top-1 that choose 0, 1, ..., 9.
   std::vector<std::uint8_t> ids(10);
   std::iota(ids.begin(), ids.end(), std::uint8_t{0});
-  const Scratch file("window.npy", npy("|u1", {1, 10, 1}, ids));
-  TraceSpec spec = spec_for(file.path, 10);
+  const std::string file = written("window.npy", npy("|u1", {1, 10, 1}, ids));
+  TraceSpec spec = spec_for(file, 10);
   spec.window = {0, 4};
   CHECK(ids_of(*open_trace(spec), 0, 0, 4) == std::vector<ExpertIndex>{0, 1, 2, 3});
   spec.window = {-3, 0};
@@ -148,8 +143,8 @@ TEST_CASE("windows: first and last tokens; tiling only when asked") {
 }
 
 TEST_CASE("layers: exact, or in turn") {
-  const Scratch file("layers.npy", npy("|u1", {2, 1, 1}, std::vector<std::uint8_t>{3, 5}));
-  TraceSpec spec = spec_for(file.path, 8, 5);
+  const std::string file = written("layers.npy", npy("|u1", {2, 1, 1}, std::vector<std::uint8_t>{3, 5}));
+  TraceSpec spec = spec_for(file, 8, 5);
   CHECK(faults_of(spec).find("has routing of 2 layers, the model has 5 MoE layers") != std::string::npos);
   spec.layers = LayerMap::cycle;
   const auto trace = open_trace(spec);
@@ -162,16 +157,16 @@ TEST_CASE("layers: exact, or in turn") {
 }
 
 TEST_CASE("jsonl: layers in any order of rows, ids by falling weight, other records skipped") {
-  const Scratch file(
-      "routes.jsonl",
-      "{\"type\": \"meta\", \"top_k\": 2}\n"
-      "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 0, \"layer\": 7, \"topk_ids\": [1, 2]}\r\n"
-      "\n"
-      "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 0, \"layer\": 3, \"topk_ids\": [4, 5], "
-      "\"topk_weights\": [0.1, 0.4]}\n"
-      "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 1, \"layer\": 7, \"topk_ids\": [0, 3]}\n"
-      "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 1, \"layer\": 3, \"topk_ids\": [6, 7]}");
-  const auto trace = open_trace(spec_for(file.path, 8, 2, 2, 2));
+  const std::string file =
+      written("routes.jsonl",
+              "{\"type\": \"meta\", \"top_k\": 2}\n"
+              "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 0, \"layer\": 7, \"topk_ids\": [1, 2]}\r\n"
+              "\n"
+              "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 0, \"layer\": 3, \"topk_ids\": [4, 5], "
+              "\"topk_weights\": [0.1, 0.4]}\n"
+              "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 1, \"layer\": 7, \"topk_ids\": [0, 3]}\n"
+              "{\"type\": \"route\", \"req_id\": \"a\", \"token_idx\": 1, \"layer\": 3, \"topk_ids\": [6, 7]}");
+  const auto trace = open_trace(spec_for(file, 8, 2, 2, 2));
   CHECK(ids_of(*trace, 0, 0, 2) == std::vector<ExpertIndex>{5, 4, 6, 7});  // model layer 3
   CHECK(ids_of(*trace, 1, 0, 2) == std::vector<ExpertIndex>{1, 2, 0, 3});
 }
@@ -182,8 +177,8 @@ TEST_CASE("a repeated warm-up record is pointed out, and a window leaves it out"
     const int e = t < 200 ? 0 : t % 5;
     rows += "{\"layer\": 0, \"topk_ids\": [" + std::to_string(e) + ", " + std::to_string(e + 1) + "]}\n";
   }
-  const Scratch file("warm.jsonl", rows);
-  TraceSpec spec = spec_for(file.path, 8);
+  const std::string file = written("warm.jsonl", rows);
+  TraceSpec spec = spec_for(file, 8);
   const auto trace = open_trace(spec);
   REQUIRE(trace->notes().size() == 1);
   // Token 200 chooses 0 and 1 as well.
@@ -197,8 +192,9 @@ TEST_CASE("a repeated warm-up record is pointed out, and a window leaves it out"
 
 TEST_CASE("csv: counts are met exactly over the recorded number of tokens") {
   // Top-2 of 4 experts, 10 tokens: 8 + 6 + 5 + 1 = 20 copies.
-  const Scratch file("counts.csv", "layer,expert,count\n# a comment\n0,0,8\n0,1,6\n0,2,5\n0,3,1\n1,3,10\n1,0,10\n");
-  const auto trace = open_trace(spec_for(file.path, 4, 2, 2));
+  const std::string file =
+      written("counts.csv", "layer,expert,count\n# a comment\n0,0,8\n0,1,6\n0,2,5\n0,3,1\n1,3,10\n1,0,10\n");
+  const auto trace = open_trace(spec_for(file, 4, 2, 2));
   CHECK(trace->tokens() == 10);
   CHECK(trace->notes().empty());
   const TokenRanges one = TokenRanges::even(10, 1);
@@ -208,27 +204,27 @@ TEST_CASE("csv: counts are met exactly over the recorded number of tokens") {
   CHECK(std::vector<std::int32_t>(second.cells().begin(), second.cells().end()) ==
         std::vector<std::int32_t>{10, 0, 0, 10});
   // Ten times the tokens: ten times the counts, and a note.
-  const auto scaled = open_trace(spec_for(file.path, 4, 2, 2, 100));
+  const auto scaled = open_trace(spec_for(file, 4, 2, 2, 100));
   const Table tenfold = expert_counts(*scaled, 0, TokenRanges::even(100, 1));
   CHECK(std::vector<std::int32_t>(tenfold.cells().begin(), tenfold.cells().end()) ==
         std::vector<std::int32_t>{80, 60, 50, 10});
   REQUIRE(scaled->notes().size() == 1);
   CHECK(scaled->notes()[0] == "counts of 20 to 20 token copies per layer are scaled to 200");
   // 7 tokens: 14 copies in 8 : 6 : 5 : 1 are 5.6, 4.2, 3.5, 0.7: largest remainders .7 and .6.
-  const Table few = expert_counts(*open_trace(spec_for(file.path, 4, 2, 2, 7)), 0, TokenRanges::even(7, 1));
+  const Table few = expert_counts(*open_trace(spec_for(file, 4, 2, 2, 7)), 0, TokenRanges::even(7, 1));
   CHECK(std::vector<std::int32_t>(few.cells().begin(), few.cells().end()) == std::vector<std::int32_t>{6, 4, 3, 1});
 }
 
 TEST_CASE("csv: rows of iterations, of this model's size only; windows select iterations") {
-  const Scratch file(
-      "iterations.csv",
-      "num_experts,layer,iteration,tokens_per_expert\n"
-      "2,l1,3,5 5\n3,l3,3,1 2 3\n3,l1,3,6 0 0\n3,l1,4,0 6 0\n3,l3,4,3 2 1\n3,l1,5,0 0 6\n3,l3,5,6 0 0\n");
+  const std::string file =
+      written("iterations.csv",
+              "num_experts,layer,iteration,tokens_per_expert\n"
+              "2,l1,3,5 5\n3,l3,3,1 2 3\n3,l1,3,6 0 0\n3,l1,4,0 6 0\n3,l3,4,3 2 1\n3,l1,5,0 0 6\n3,l3,5,6 0 0\n");
   const auto counts = [](const RecordedRouting& trace, int layer) {
     const Table table = expert_counts(trace, layer, TokenRanges::even(trace.tokens(), 1));
     return std::vector<std::int32_t>(table.cells().begin(), table.cells().end());
   };
-  TraceSpec spec = spec_for(file.path, 3, 2);
+  TraceSpec spec = spec_for(file, 3, 2);
   const auto all = open_trace(spec);
   CHECK(counts(*all, 0) == std::vector<std::int32_t>{6, 6, 6});
   CHECK(counts(*all, 1) == std::vector<std::int32_t>{10, 4, 4});
@@ -245,9 +241,9 @@ TEST_CASE("csv: rows of iterations, of this model's size only; windows select it
 TEST_CASE("recorded decisions do not depend on how they are cut") {
   SyntheticSpec source;
   source.shape = {1, 64, 4, 1, 1, 5000};
-  const Scratch file("cut.npy");
-  write_npy(file.path, *make_synthetic(source), 0, 5000);
-  TraceSpec spec = spec_for(file.path, 64, 1, 4, 12'345);
+  const std::string file = test::scratch("cut.npy");
+  write_npy(file, *make_synthetic(source), 0, 5000);
+  TraceSpec spec = spec_for(file, 64, 1, 4, 12'345);
   spec.repeat = true;
   const auto trace = open_trace(spec);
   const std::vector<ExpertIndex> whole = ids_of(*trace, 0, 0, 12'345);

@@ -1,4 +1,6 @@
 // Loads over iterations: shares, their statistics over time, and counts without a pass over the tokens.
+#include "models/load/load_sequence.hpp"
+
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -7,8 +9,8 @@
 #include <random>
 #include <set>
 
-#include "models/load/load_sequence.hpp"
 #include "moesim/error.hpp"
+#include "tests/scratch.hpp"
 
 using namespace moesim;
 using namespace moesim::load;
@@ -119,7 +121,7 @@ TEST_CASE("the same seed gives the same loads, another one others; shares sum to
 }
 
 TEST_CASE("recorded counts: one iteration of the file after the other") {
-  const std::string path = "load_sequence_test.csv";
+  const std::string path = test::scratch("counts.csv");
   std::ofstream(path) << "num_experts,layer,iteration,tokens_per_expert\n"
                          "4,0,0,1 1 1 1\n4,0,1,4 2 1 1\n4,0,2,1 1 2 4\n";
   const RoutingShape shape = shape_of(2, 4, 1, 8);

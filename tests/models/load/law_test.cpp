@@ -1,11 +1,12 @@
 // Laws against the arithmetic of their sources.
+#include "models/load/law.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
-#include "models/load/law.hpp"
 #include "models/load/synthetic.hpp"
 
 using namespace moesim;

@@ -1,11 +1,13 @@
 // Counting decisions: against brute force, for any cut of the tokens, on any number of threads.
+#include "moesim/routing.hpp"
+
 #include <doctest/doctest.h>
 
 #include <cstdlib>
 #include <set>
 
+#include "models/load/kept_layer.hpp"
 #include "models/load/synthetic.hpp"
-#include "moesim/routing.hpp"
 
 using namespace moesim;
 using namespace moesim::load;
@@ -106,4 +108,22 @@ TEST_CASE("what cannot be counted is refused") {
   CHECK_THROWS_AS(distinct_counts(*routing, 0, ranges, bin_of, 0), std::invalid_argument);
   bin_of.pop_back();
   CHECK_THROWS_AS(distinct_counts(*routing, 0, ranges, bin_of, 1), std::invalid_argument);
+}
+
+TEST_CASE("a kept layer answers as the routing does, also for other layers and tokens beyond it") {
+  for (const Sampling sampling : {Sampling::random, Sampling::expected}) {
+    const auto routing = make_synthetic(wide(sampling));
+    const KeptLayer kept(*routing, 1, 40'000);
+    for (const int layer : {0, 1, 2})
+      for (const std::int64_t first : {0, 1'234, 39'990, 49'000}) {
+        CAPTURE(layer);
+        CAPTURE(first);
+        std::vector<ExpertIndex> a(6 * 100), b(6 * 100);
+        routing->assign(layer, first, a);
+        kept.assign(layer, first, b);
+        CHECK(a == b);
+      }
+    const TokenRanges ranges = TokenRanges::even(40'000, 7);
+    CHECK(expert_counts(kept, 1, ranges) == expert_counts(*routing, 1, ranges));
+  }
 }

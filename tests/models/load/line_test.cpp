@@ -1,4 +1,6 @@
 // Picking one item per lane: inclusion is exactly the item's length.
+#include "models/load/line.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 
 #include "models/load/apportion.hpp"
 #include "models/load/inclusion.hpp"
-#include "models/load/line.hpp"
 #include "models/load/systematic.hpp"
 
 using namespace moesim;

@@ -1,7 +1,8 @@
 // A part of a routing is that part, and a law over more tokens keeps its first ones.
+#include "models/load/part.hpp"
+
 #include <doctest/doctest.h>
 
-#include "models/load/part.hpp"
 #include "models/load/synthetic.hpp"
 
 using namespace moesim;

@@ -1,12 +1,12 @@
 // Sampled routing: distinct experts, the law's marginals, groups, affinity.
+#include "models/load/synthetic.hpp"
+
 #include <doctest/doctest.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <set>
-
-#include "models/load/synthetic.hpp"
 
 using namespace moesim;
 using namespace moesim::load;
