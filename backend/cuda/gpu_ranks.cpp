@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <exception>
 #include <mutex>
 #include <set>
@@ -101,11 +102,11 @@ Marks GpuRank::run(const Run& how) {
     issue(how);
   device_.stamp(zero_stamp() + 1, 0);
   await(how);
-  makespan_ = static_cast<Nanoseconds>(device_.nanoseconds(zero_stamp(), zero_stamp() + 1) + 0.5);
+  makespan_ = std::llround(device_.nanoseconds(zero_stamp(), zero_stamp() + 1));
   Marks marks(plan_.ops.size());
   for (std::size_t i = 0; i < plan_.ops.size() && how.stamps; ++i) {
     if (!program_->steps()[i].takes_part) continue;
-    const auto at = [&](int stamp) { return static_cast<Nanoseconds>(device_.nanoseconds(zero_stamp(), stamp) + 0.5); };
+    const auto at = [&](int stamp) { return Nanoseconds{std::llround(device_.nanoseconds(zero_stamp(), stamp))}; };
     marks[i].begun = marks[i].met = at(2 * static_cast<int>(i));
     marks[i].end = std::max(marks[i].begun, at(2 * static_cast<int>(i) + 1));
   }

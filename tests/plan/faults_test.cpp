@@ -58,6 +58,12 @@ const std::vector<Damage> damages{
      [](Plan& p) { work<Permute>(p, "unpermute").routed = work<GroupedGemm>(p, "experts").rows; }},
     {"op 2 'dispatch': a group of 2 ranks exchanges 4 counts",
      [](Plan& p) { work<Collective>(p, "dispatch").counts = work<Permute>(p, "permute").routed; }},
+    // Rank 0 has rows for 1 + 2 copies, of which no more than 3 can cross.
+    {"op 2 'dispatch': 4 rows of rank 0 cross, but it exchanges 3",
+     [](Plan& p) {
+       p.tables.emplace_back(1, 1).at(0, 0) = 4;
+       work<Collective>(p, "dispatch").island_rows = TableId(p.tables.size() - 1);
+     }},
     {"op 2 'dispatch': delivers 3 rows of 7 to rank 0, where its output has 3 of 8",
      [](Plan& p) { work<Collective>(p, "dispatch").cols = 7; }},
     {"op 6 'combine': delivers bf16 to a buffer of f32",
