@@ -5,54 +5,32 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/binder.hpp"
 #include "backend/numbers.hpp"
 
 namespace moesim::backend {
 
 namespace {
 
-class Binder {
+class Binder : public OpBinder {
  public:
   Binder(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, const Binding& binding)
-      : plan_(plan), inputs_(inputs), maps_(maps), rank_(rank), binding_(binding) {}
+      : OpBinder(plan, inputs, maps, rank, binding), training_(plan, inputs, maps, rank, binding) {}
 
   Call call(const Op& op) {
     op_ = &op;
-    if (op.pass != Pass::forward) refuse("only forward passes do");
+    if (std::optional<Call> call = training_.call(op)) return std::move(*call);
     return std::visit([this](const auto& work) { return bind(work); }, op.work);
   }
 
  private:
-  [[noreturn]] void refuse(const std::string& why) const {
-    throw Refused(fmt::format("op '{}' ({}) does not run {}: {}", op_->name, to_string(op_->work), binding_.on, why));
-  }
-  void require(bool good, const char* what) const {
-    if (!good) refuse(fmt::format("{} on rank {}", what, rank_.value()));
-  }
-
-  [[nodiscard]] Tensor read(std::size_t i) const {
-    require(i < op_->reads.size(), "it reads too few buffers");
-    return binding_.tensor(op_->reads[i]);
-  }
-  [[nodiscard]] Tensor write(std::size_t i) const {
-    require(i < op_->writes.size(), "it writes too few buffers");
-    return binding_.tensor(op_->writes[i]);
-  }
-  void floats(std::initializer_list<Tensor> tensors) const {
-    for (const Tensor& t : tensors) require(computable(t.dtype), "it computes with int32");
-  }
-  [[nodiscard]] std::int64_t rows(const Rows& r) const { return plan_.rows(r, rank_); }
-
   Call bind(const Gemm& w) {
     const Tensor x = read(0);
     const Tensor weight = read(1);
     const Tensor y = write(0);
     floats({x, weight, y});
     require(w.batch >= 1, "it has no products");
-    const bool table = std::any_of(plan_.ops.begin(), plan_.ops.end(), [&](const Op& other) {
-      const auto* e = std::get_if<Elementwise>(&other.work);
-      return e != nullptr && e->fn == Elementwise::Fn::embedding && other.reads.front() == op_->reads[1];
-    });
+    const bool table = is_table(op_->reads[1]);
     require(x.rows == rows(w.m) && y.rows == x.rows, "its rows are not those of its buffers");
     require(x.cols % w.batch == 0 && x.cols / w.batch >= w.k && y.cols == w.batch * w.n, "its columns do not fit");
     require(table ? w.batch == 1 && weight.rows == w.n && weight.cols == w.k
@@ -62,7 +40,6 @@ class Binder {
   }
 
   Call bind(const GroupedGemm& w) {
-    if (w.form != GroupedGemm::Form::forward) refuse("only the forward product does");
     const Tensor x = read(0);
     const Tensor weight = read(1);
     const Tensor y = write(0);
@@ -79,63 +56,8 @@ class Binder {
 
   // ---- attention ----
 
-  AttentionForm form_of(const Op& op, const AttentionCore& w) {
-    AttentionForm f;
-    f.sequences = rows(w.sequences);
-    f.q_len = w.q_len;
-    f.kv_len = w.kv_len;
-    f.heads = w.heads;
-    f.kv_heads = w.kv_heads;
-    f.qk_dim = w.qk_dim;
-    f.v_dim = w.v_dim;
-    f.window = w.causal ? w.window : 0;
-    f.causal = w.causal;
-    require(!op.reads.empty() && f.q_len > 0 && f.heads > 0 && f.kv_heads > 0, "its attention has no shape");
-    const Tensor x = binding_.tensor(op.reads[0]);
-    require(x.rows == f.sequences * f.q_len, "its rows are not its sequences'");
-    require(f.heads % f.kv_heads == 0, "its heads do not share key heads evenly");
-    const std::int64_t kv = f.kv_heads * (f.qk_dim + f.v_dim);
-    if (op.reads.size() >= 2) {
-      const Tensor cache = binding_.tensor(op.reads.back());
-      f.kept = f.sequences > 0 ? cache.rows / f.sequences : f.kv_len;  // no sequences: nothing is read
-      require(cache.rows == f.sequences * f.kept && f.kept > 0, "its cache is not its sequences'");
-    }
-    if (op.reads.size() == 3) {
-      f.kind = AttentionForm::Kind::latent_expanded;
-      const Tensor expanded = binding_.tensor(op.reads[1]);
-      f.rope = f.qk_dim - (expanded.cols / f.heads - f.v_dim);
-      require(f.kv_len == f.q_len, "latent attention with a cached prefix is not expanded");
-      require(expanded.cols % f.heads == 0 && expanded.rows == x.rows && f.rope >= 0 && f.rope <= f.qk_dim &&
-                  f.kv_heads == f.heads && x.cols == f.q_cols(),
-              "its latent layout does not fit");
-    } else if (op.reads.size() == 2 && w.kv_cols == f.qk_dim && f.kv_heads == 1 && x.cols == f.q_cols()) {
-      f.kind = AttentionForm::Kind::latent_absorbed;
-      f.rope = f.qk_dim - f.v_dim;
-      require(f.rope >= 0, "its latent layout does not fit");
-    } else if (op.reads.size() == 2 && x.cols == f.q_cols()) {
-      f.kind = AttentionForm::Kind::cross;
-    } else {
-      f.gated = x.cols == 2 * f.q_cols() + kv;
-      require(f.gated || x.cols == f.q_cols() + kv, "its projection has another layout");
-      require(!f.gated || f.qk_dim == f.v_dim, "its output gate has another width");
-      require(f.kv_len == f.q_len || f.kept > 0, "it has no cache of earlier tokens");
-      // A ring holds the window of one new token.
-      require(f.kept == 0 || f.kept >= f.kv_len || f.q_len == 1 || f.kv_len == f.q_len,
-              "a window over a cached prefix and several new tokens");
-    }
-    if (f.kept > 0) {
-      const Tensor cache = binding_.tensor(op.reads.back());
-      const bool latent = f.kind == AttentionForm::Kind::latent_absorbed;
-      if (f.kind != AttentionForm::Kind::latent_expanded)
-        require(cache.cols == (latent ? f.qk_dim : kv), "its cache has another width");
-      require(f.kept >= f.kv_len || (f.window > 0 && f.kept >= f.window), "its cache is shorter than what it reads");
-    }
-    return f;
-  }
-
   Call bind(const AttentionCore& w) {
-    if (w.backward) refuse("only forward passes do");
-    const AttentionForm f = form_of(*op_, w);
+    const AttentionForm f = form_of(op_->reads, w);
     const Tensor x = read(0);
     const Tensor o = write(0);
     floats({x, o});
@@ -156,7 +78,7 @@ class Binder {
           other.reads.front() == op_->writes.front())
         core = &other;
     if (core == nullptr) refuse("no attention_core reads its output");
-    AttentionForm f = form_of(*core, std::get<AttentionCore>(core->work));
+    AttentionForm f = form_of(core->reads, std::get<AttentionCore>(core->work));
     const Tensor y = write(0);
     const bool latent =
         f.kind == AttentionForm::Kind::latent_expanded || f.kind == AttentionForm::Kind::latent_absorbed;
@@ -247,16 +169,8 @@ class Binder {
 
   Call bind_embedding(const Tensor& table, const Tensor& y) {
     require(table.cols == y.cols, "its buffers differ in shape");
-    const ShardMap shard(plan_, plan_.buffer(op_->reads[0]), rank_);
-    const std::int64_t first = shard.tensor_row(0);
-    const std::int64_t begin = plan_.tokens.begin[owner()];
     require(y.rows == plan_.tokens.count(owner()), "its rows are not its tokens");
-    std::vector<std::int64_t> ids;
-    for (std::int64_t t = 0; t < y.rows; ++t) {
-      const std::int64_t id = token_id(inputs_.seed, begin + t, shard.tensor_rows()) - first;
-      ids.push_back(id >= 0 && id < table.rows ? id : -1);
-    }
-    return EmbedCall{std::move(ids), table, y};
+    return EmbedCall{table_rows(op_->reads[0]), table, y};
   }
 
   // The plan's counts follow from the routing, so its choice is what the gate yields.
@@ -264,16 +178,9 @@ class Binder {
     const auto k = static_cast<std::size_t>(inputs_.routing.top_k());
     require(y.rows == plan_.tokens.count(owner()) && scores.rows == y.rows, "its rows are not its tokens");
     require(static_cast<std::size_t>(y.cols) == 2 * k && y.dtype == DType::f32, "its output has another shape");
-    int moe_layer = 0;  // of the permutes that read this choice
-    for (const Op& other : plan_.ops)
-      if (const auto* p = std::get_if<Permute>(&other.work))
-        if (std::find(other.reads.begin(), other.reads.end(), op_->writes[0]) != other.reads.end())
-          moe_layer = p->moe_layer;
-    require(moe_layer < inputs_.routing.moe_layers() && plan_.tokens.total() <= inputs_.routing.tokens(),
-            "the routing is not the plan's");
-    std::vector<ExpertIndex> ids(static_cast<std::size_t>(y.rows) * k);
+    const int moe_layer = moe_layer_of(op_->writes[0]);
+    const std::vector<ExpertIndex> ids = experts(moe_layer);
     const std::int64_t begin = plan_.tokens.begin[owner()];
-    if (!ids.empty()) inputs_.routing.assign(moe_layer, begin, ids);
     std::vector<float> choice(ids.size() * 2);
     for (std::size_t t = 0; t < static_cast<std::size_t>(y.rows); ++t) {
       for (std::size_t i = 0; i < k; ++i) choice[t * 2 * k + i] = static_cast<float>(ids[t * k + i]);
@@ -305,7 +212,7 @@ class Binder {
   Call bind(const Collective& w) {
     const Membership me = membership(plan_.groups[w.groups.index()], rank_);
     if (me.group == nullptr) return std::monostate{};
-    CollectiveCall call{w, read(0), write(0), {}};
+    CollectiveCall call{w, read(source(w)), write(0), {}};
     require(op_->reads[0] != op_->writes[0], "it works in place");
     if (w.dtype == DType::i32 && call.in.dtype != DType::i32) {
       call.counts = counts(w);
@@ -318,6 +225,13 @@ class Binder {
     if (adds) floats({call.in});
     require(call.in.rows * call.in.cols >= input_elements(w, me), "its input is too small");
     return call;
+  }
+
+  // Which of its reads it sends: the experts under `from`, where it reads more than one stack of them.
+  [[nodiscard]] std::size_t source(const Collective& w) const {
+    for (std::size_t i = 0; i < op_->reads.size() && w.from.valid(); ++i)
+      if (plan_.buffer(op_->reads[i]).shard.placement == w.from) return i;
+    return 0;
   }
 
   // What it reads of its input, in elements; faults() has checked the output.
@@ -361,14 +275,8 @@ class Binder {
     if (op_->reads.size() <= i) return std::nullopt;
     return read(i);
   }
-  [[nodiscard]] std::size_t owner() const { return static_cast<std::size_t>(plan_.owner_of_rank[rank_.index()]); }
 
-  const Plan& plan_;
-  const Inputs& inputs_;
-  RowMaps& maps_;
-  Rank rank_;
-  const Binding& binding_;
-  const Op* op_ = nullptr;
+  TrainingBinder training_;
 };
 
 }  // namespace

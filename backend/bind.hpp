@@ -11,8 +11,9 @@ namespace moesim::backend {
 
 // Who binds, for messages: "op 'x' (gemm) does not run {on}: ...; the plan uses {buffer} ..."
 struct Binding {
-  std::string on;                          // "on the host"
-  std::function<Tensor(BufferId)> tensor;  // where the rank's buffers are
+  std::string on;                               // "on the host"
+  std::function<Tensor(BufferId)> tensor;       // where the rank's buffers are
+  std::function<Tensor(BufferId)> before = {};  // what a weight or optimizer state that moves was before the step
 };
 
 // [op]. Throws Refused, naming the op, for what executors cannot compute or a plan whose buffers do not fit its ops.

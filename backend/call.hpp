@@ -12,6 +12,7 @@
 #include "backend/row_calls.hpp"
 #include "backend/row_map.hpp"
 #include "backend/tensor.hpp"
+#include "backend/training_call.hpp"
 #include "moesim/plan.hpp"
 
 namespace moesim::backend {
@@ -99,6 +100,6 @@ struct CollectiveCall {
 // monostate: the rank takes no part.
 using Call = std::variant<std::monostate, ProductCall, GroupedProductCall, AttentionCall, RotateCall, RotateLatentCall,
                           NormCall, AddNormCall, AddCall, ActivateCall, CastCall, EmbedCall, LastCall, ChooseCall,
-                          PermuteCall, CopyCall, HostSyncCall, CollectiveCall>;
+                          PermuteCall, CopyCall, HostSyncCall, CollectiveCall, TrainingCall>;
 
 }  // namespace moesim::backend

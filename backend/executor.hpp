@@ -22,6 +22,7 @@ class Transport;  // transport.hpp: ranks in processes of their own
 struct Inputs {
   const Routing& routing;
   std::uint64_t seed = 1;
+  int step = 0;  // of training: optimizer steps before this one
 };
 
 struct RunOptions {

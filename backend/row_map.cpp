@@ -99,7 +99,8 @@ std::vector<RowMaps::Copy> RowMaps::copies(const Op& op, const Permute& work, Ra
                       op.name, rank.value(), e));
     const int slot = slots_of[e][at];
     const std::int64_t index = sent[static_cast<std::size_t>(slot)]++;
-    if (work.capacity == 0 || index < work.capacity) out.push_back({member, slot, token, index, gates[i % k]});
+    if (work.capacity == 0 || index < work.capacity)
+      out.push_back({member, slot, token, index, gates[i % k], static_cast<std::int32_t>(i + (i / k + 1) * k)});
   }
   for (std::size_t s = 0; s < routed.size(); ++s)
     if (sent[s] != routed[s])
@@ -213,11 +214,12 @@ RowMap RowMaps::of(const Op& op, const Permute& work, Rank rank) {
     std::int64_t to;
     std::int64_t from;
     float weight;
+    std::int32_t gate;
   };
-  const bool weighted = at_copies(work.from) && !at_copies(work.to);
+  const bool weighted = at_copies(work.adjoint ? work.to : work.from) && !at_copies(work.adjoint ? work.from : work.to);
   std::vector<Term> terms;
   terms.reserve(seen.size());
-  for (std::size_t n = 0; n < seen.size(); ++n) terms.push_back({to[n], from[n], weighted ? seen[n].gate : 1.0F});
+  for (std::size_t n = 0; n < seen.size(); ++n) terms.push_back({to[n], from[n], seen[n].gate, seen[n].element});
   std::sort(terms.begin(), terms.end(),
             [](const Term& a, const Term& b) { return std::pair(a.to, a.from) < std::pair(b.to, b.from); });
   if (!at_copies(work.from) && !at_copies(work.to))
@@ -229,7 +231,9 @@ RowMap RowMaps::of(const Op& op, const Permute& work, Rank rank) {
   for (const Term& t : terms) {
     ++map.begin[static_cast<std::size_t>(t.to) + 1];
     map.from.push_back(static_cast<std::int32_t>(t.from));
-    if (weighted) map.weight.push_back(t.weight);
+    if (!weighted) continue;
+    map.weight.push_back(t.weight);
+    map.gate.push_back(t.gate);
   }
   for (std::size_t i = 1; i < map.begin.size(); ++i) map.begin[i] += map.begin[i - 1];
   return map;

@@ -17,6 +17,7 @@ struct RowMap {
   std::vector<std::int64_t> begin{0};  // output row i sums terms [begin[i], begin[i + 1]); none = zeros
   std::vector<std::int32_t> from;      // input rows
   std::vector<float> weight;           // of each term; empty: all 1
+  std::vector<std::int32_t> gate;  // of each weighted term: which element of the choice [tokens, 2 top_k] weights it
   [[nodiscard]] std::int64_t rows() const { return static_cast<std::int64_t>(begin.size()) - 1; }
 };
 
@@ -40,6 +41,7 @@ class RowMaps {
     std::int64_t token;  // of the member's tokens
     std::int64_t index;  // among the copies of this member for this slot
     float gate;
+    std::int32_t element;  // of the choice, that holds its gate
   };
   // Choices of one owner's tokens at one MoE layer: [tokens, top_k].
   const std::vector<ExpertIndex>& choices(int moe_layer, int owner);

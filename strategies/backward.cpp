@@ -86,7 +86,7 @@ class Backward {
     for (std::size_t i = first; i < last; ++i) {
       Op op = b_.plan().ops[i];
       const bool counts = !op.writes.empty() && buffer(op.writes.front()).dtype == DType::i32;
-      if (gathers(op) || counts || std::holds_alternative<HostSync>(op.work)) continue;
+      if (op.pass != Pass::forward || gathers(op) || counts || std::holds_alternative<HostSync>(op.work)) continue;
       repeat(std::move(op));
     }
   }

@@ -31,7 +31,7 @@ Plan plan_flexmoe(const Input& in) {
     if (due) {
       ExpertPlacement next = materialization::replicate_and_shrink(placements[l], load[l],
                                                                    static_cast<int>(in.options.integer("changes")));
-      p.moved = materialization::moves(placements[l], next);
+      if (next != placements[l]) p.moved_from = placements[l];
       placements[l] = std::move(next);
     }
     p.owners = p.before = placements[l];

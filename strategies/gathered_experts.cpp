@@ -59,7 +59,7 @@ class Builder {
       owned_.push_back(t_.weight(moe.prefix + parts[i] + ".weight", rows_of(p.owners, s.k), s.n,
                                  in_.model.expert_weights, shard_of(p.owners, s.k)));
     }
-    if (p.moved.sum() > 0) move(moe, p.moved);
+    if (p.moved_from) move(moe, p);
     held_ = owned_;
     if (p.before == p.owners) return;
     for (std::size_t i = 0; i < 2; ++i)
@@ -67,16 +67,28 @@ class Builder {
   }
 
   // On the compute stream: nothing of the iteration runs before its experts have arrived.
-  void move(const MoeLayer& moe, const Table& moved) {
+  void move(const MoeLayer& moe, const LayerPlacement& p) {
     const std::int64_t state = in_.model.expert_weights == DType::f32 ? 3 : 7;  // parameters, master weights, moments
     Collective c;
     c.kind = Collective::Kind::send_recv;
     c.groups = group_;
-    c.counts = b_.table(moved);
+    c.counts = b_.table(materialization::moves(*p.moved_from, p.owners));
+    c.from = b_.placement(*p.moved_from);
+    c.to = b_.placement(p.owners);
     c.cols = detail::checked_mul(
         shape(*moe.block, 0).n * shape(*moe.block, 0).k + shape(*moe.block, 1).n * shape(*moe.block, 1).k, state);
     c.dtype = in_.model.expert_weights;
-    b_.add({moe.prefix + ".move", Category::parameters, Pass::update, moe.layer, compute_stream, {}, {}, owned_, c});
+    std::vector<BufferId> writes = owned_;
+    for (const BufferId w : owned_) writes.push_back(t_.optimizer_state(w));
+    b_.add({moe.prefix + ".move",
+            Category::parameters,
+            Pass::update,
+            moe.layer,
+            compute_stream,
+            {},
+            {},
+            std::move(writes),
+            c});
   }
 
   BufferId gather(const MoeLayer& moe, const std::string& name, std::size_t part, const ExpertPlacement& from,

@@ -16,8 +16,8 @@ struct LayerPlacement {
   ExpertPlacement before;  // owners, and copies gathered beside the attention in front of the layer
   // What the layer uses where more is gathered once its gate has spoken: contains `before`.
   std::optional<ExpertPlacement> after;
-  Table moved;  // [ranks, ranks]: experts that change owner before this iteration, with their optimizer state; may be
-                // empty
+  // Owners before this iteration, where they change: experts move with their optimizer state.
+  std::optional<ExpertPlacement> moved_from;
   [[nodiscard]] const ExpertPlacement& used() const { return after ? *after : before; }
 };
 

@@ -171,7 +171,7 @@ Plan plan_hecate(const Input& in, const HecateParts& parts) {
   for (std::size_t l = 0; l < layers; ++l) {
     LayerPlacement& p = placements[l];
     p.owners = owners[l];
-    if (owners[l] != before[l]) p.moved = materialization::moves(before[l], owners[l]);
+    if (owners[l] != before[l]) p.moved_from = before[l];
     p.before = materialization::materialize(p.owners, load[l], t, slots, per_node);
     if (!calibrate) continue;
     // The same again on the true loads, on top of what is there already; taken where the layer gets faster by more than

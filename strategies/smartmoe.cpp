@@ -28,7 +28,7 @@ Plan plan_smartmoe(const Input& in) {
     LayerPlacement p;
     if (due) {
       ExpertPlacement next = materialization::exchange_experts(owners[l], load[l]);
-      p.moved = materialization::moves(owners[l], next);
+      if (next != owners[l]) p.moved_from = owners[l];
       owners[l] = std::move(next);
     }
     p.owners = p.before = owners[l];

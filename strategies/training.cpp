@@ -45,10 +45,18 @@ class Reduction {
  private:
   using Key = std::pair<GroupsId, DType>;
 
+  // Copies that were gathered gave their gradients to all owners already.
+  [[nodiscard]] bool summed(BufferId gradient) const {
+    return std::ranges::any_of(b_.plan().ops, [&](const Op& op) {
+      const auto* c = std::get_if<Collective>(&op.work);
+      return c != nullptr && c->kind == Collective::Kind::sparse_reduce_scatter && op.writes.front() == gradient;
+    });
+  }
+
   void expert(BufferId weight, BufferId gradient) {
     const Buffer w = b_.plan().buffer(weight);
     const Groups groups = b_.plan().groups[w.shard.expert_groups.index()];
-    if (replicates(b_.plan().placements[w.shard.placement.index()])) {
+    if (replicates(b_.plan().placements[w.shard.placement.index()]) && !summed(gradient)) {
       Collective sum;
       sum.kind = Collective::Kind::sparse_reduce_scatter;
       sum.groups = w.shard.expert_groups;
@@ -110,18 +118,13 @@ void add_optimizer(Transformer& t, const std::vector<BufferId>& weights, const s
     Table elements(t.ranks(), 1);
     const bool master = dtype != DType::f32;
     for (const std::size_t i : members) {
-      Buffer state = b.plan().buffer(weights[i]);
+      const Buffer weight = b.plan().buffer(weights[i]);
       for (int r = 0; r < t.ranks(); ++r)
         elements.at(r, 0) =
-            to_count(elements.at(r, 0) + detail::checked_mul(b.plan().rows(state.rows, Rank(r)), state.cols));
-      state.name += ".adam";
-      state.role = BufferRole::optimizer;
-      state.dtype = DType::f32;
-      state.cols *= master ? 3 : 2;
-      state.shard = {};
+            to_count(elements.at(r, 0) + detail::checked_mul(b.plan().rows(weight.rows, Rank(r)), weight.cols));
       reads.push_back(gradients[i]);
       writes.push_back(weights[i]);
-      states.push_back(b.buffer(std::move(state)));
+      states.push_back(t.optimizer_state(weights[i]));
     }
     writes.insert(writes.end(), states.begin(), states.end());
     const Rows rows{0, b.table(std::move(elements))};

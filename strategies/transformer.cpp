@@ -113,6 +113,17 @@ BufferId Transformer::weight(std::string name, Rows rows, std::int64_t cols, DTy
   return builder_.buffer({std::move(name), BufferRole::weight, Location::device, dtype, rows, cols, std::move(shard)});
 }
 
+BufferId Transformer::optimizer_state(BufferId weight) {
+  if (const auto known = states_.find(weight); known != states_.end()) return known->second;
+  Buffer state = builder_.plan().buffer(weight);
+  state.name += ".adam";
+  state.role = BufferRole::optimizer;
+  state.cols *= state.dtype == DType::f32 ? 2 : 3;
+  state.dtype = DType::f32;
+  state.shard.sections.clear();
+  return states_[weight] = builder_.buffer(std::move(state));
+}
+
 Shard Transformer::column_slices(std::vector<std::int64_t> sections) const {
   Shard shard;
   if (tp_ == 1) return shard;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 
 #include "plan/builder.hpp"
@@ -59,6 +60,8 @@ class Transformer {
   BufferId activation(std::string name, Rows rows, std::int64_t cols, DType dtype,
                       BufferRole role = BufferRole::activation);
   BufferId weight(std::string name, Rows rows, std::int64_t cols, DType dtype, Shard shard = {});
+  // Adam's two moments in float32, behind a master weight where the weight is not float32 itself; one per weight.
+  BufferId optimizer_state(BufferId weight);
   // Adds an op that writes one new buffer, and `cache` where it is valid, and returns the new one, named as the op.
   BufferId op(std::string name, Category category, Layer layer, std::vector<BufferId> reads, Rows rows,
               std::int64_t cols, DType dtype, Work work, int stream = compute_stream,
@@ -99,6 +102,7 @@ class Transformer {
   BufferId normed_;
   std::function<void(const MoeLayer&)> before_layer_;
   std::vector<OpId> again_;
+  std::map<BufferId, BufferId> states_;
 };
 
 // x / y, or Infeasible naming `what` when it does not divide.

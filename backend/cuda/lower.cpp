@@ -18,6 +18,12 @@ class Lowering {
   void operator()(const std::monostate&) { out_.takes_part = false; }
   void operator()(const HostSyncCall&) { out_.host_sync = true; }
   void operator()(const CollectiveCall&) {}
+  void operator()(const TrainingCall&) {
+    throw Refused(
+        fmt::format("op '{}' ({}) does not run on the GPU: training steps run on the host ('moesim run') and "
+                    "in the simulator",
+                    op_.name, to_string(op_.work)));
+  }
 
   void operator()(const ProductCall& c) {
     one_format(c.x, c.w);

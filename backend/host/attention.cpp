@@ -1,15 +1,14 @@
 // Attention by sequence and key/value head. docs/plan_format.md, "Attention", has the layouts.
-#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "backend/host/block.hpp"
 #include "backend/host/kernels.hpp"
 
 namespace moesim::backend {
 namespace {
 
-using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 constexpr std::int64_t query_block = 64;
 
 // Turns the pairs of one head of the token at `row`.

@@ -1,30 +1,12 @@
-#include <Eigen/Core>
 #include <algorithm>
 
+#include "backend/host/block.hpp"
 #include "backend/host/kernels.hpp"
 
 namespace moesim::backend {
 namespace {
 
-using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-using Stride = Eigen::OuterStride<>;
-using Read = Eigen::Map<const Matrix, 0, Stride>;
-using Write = Eigen::Map<Matrix, 0, Stride>;
-
-constexpr std::int64_t panel_rows = 256;  // of X and Y that are converted at a time
-constexpr std::int64_t block = 128;       // rows and columns of a block-sparse block
-
-// A block of a tensor in float: in place where it is stored so, else converted.
-struct Block {
-  const float* data;
-  std::int64_t stride;
-};
-
-Block read(const Tensor& t, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols, float* room) {
-  if (t.dtype == DType::f32) return {reinterpret_cast<const float*>(t.at(row, col)), t.cols};
-  load(t, row, rows, col, cols, room);
-  return {room, cols};
-}
+constexpr std::int64_t block = 128;  // rows and columns of a block-sparse block
 
 // y = x w (or x w^T), both in float.
 void product(const Block& x, const Block& w, std::int64_t m, std::int64_t n, std::int64_t k, bool transposed, float* y,

@@ -12,6 +12,8 @@
 
 namespace moesim::backend {
 
+constexpr float norm_epsilon = 1e-6F;
+
 // Nothing where the call is none.
 void execute(const Call& call, Scratch& scratch);
 

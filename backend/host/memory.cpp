@@ -30,6 +30,15 @@ Bytes workspace(const Plan& plan) {
   return Bytes(detail::checked_mul(most, 4));
 }
 
+// Weights and optimizer states that the plan writes: [buffer].
+std::vector<bool> updated(const Plan& plan) {
+  std::vector<bool> out(plan.buffers.size());
+  for (const Op& op : plan.ops)
+    for (const BufferId w : op.writes)
+      out[w.index()] = plan.buffer(w).role == BufferRole::weight || plan.buffer(w).role == BufferRole::optimizer;
+  return out;
+}
+
 // A number in a file of the kernel's, or -1.
 std::int64_t number_in(const std::string& path) {
   std::ifstream in(path);
@@ -41,8 +50,9 @@ std::int64_t number_in(const std::string& path) {
 
 Bytes memory_needed(const Plan& plan, const std::vector<Rank>& ranks) {
   Bytes sum;
+  const std::vector<bool> updates = updated(plan);
   for (const Rank r : ranks) {
-    for (const Buffer& b : plan.buffers) sum += plan.bytes(b, r);
+    for (std::size_t i = 0; i < plan.buffers.size(); ++i) sum += plan.bytes(plan.buffers[i], r) * (updates[i] ? 2 : 1);
     sum += workspace(plan);
   }
   return sum;
@@ -62,14 +72,13 @@ Bytes memory_available() {
   return Bytes(free);
 }
 
-RankMemory::RankMemory(const Plan& plan, const Inputs& inputs, Rank rank) : rank_(rank) {
+RankMemory::RankMemory(const Plan& plan, const Inputs& inputs, Rank rank, const StepBefore* before) : rank_(rank) {
   std::set<BufferId> used;
   for (const Op& op : plan.ops) {
     used.insert(op.reads.begin(), op.reads.end());
     used.insert(op.writes.begin(), op.writes.end());
   }
   tensors_.resize(plan.buffers.size());
-  owned_.resize(plan.buffers.size());
   for (std::size_t i = 0; i < plan.buffers.size(); ++i) {
     const Buffer& b = plan.buffers[i];
     if (used.count(BufferId(i)) == 0) continue;
@@ -78,12 +87,18 @@ RankMemory::RankMemory(const Plan& plan, const Inputs& inputs, Rank rank) : rank
           fmt::format("the host computes with f32, bf16 and f16, and buffer '{}' holds {}; choose one of them "
                       "for weights, activations, cache and dispatch",
                       b.name, to_string(b.dtype)));
-    tensors_[i] = {nullptr, b.dtype, plan.rows(b.rows, rank), b.cols};
-    // Touched here, so that no measured op pays for the pages.
-    owned_[i] = std::make_unique<std::byte[]>(static_cast<std::size_t>(tensors_[i].bytes()));
-    tensors_[i].data = owned_[i].get();
-    if (b.role == BufferRole::weight || b.role == BufferRole::kv_cache) fill(plan, inputs, i);
+    tensors_[i] = allocate(b.dtype, plan.rows(b.rows, rank), b.cols);
+    if (b.role == BufferRole::weight || b.role == BufferRole::kv_cache) fill(plan, inputs, BufferId(i), b, tensors_[i]);
   }
+  keep(plan, inputs, before);
+}
+
+// Touched here, so that no measured op pays for the pages.
+Tensor RankMemory::allocate(DType dtype, std::int64_t rows, std::int64_t cols) {
+  Tensor t{nullptr, dtype, rows, cols};
+  owned_.push_back(std::make_unique<std::byte[]>(static_cast<std::size_t>(t.bytes())));
+  t.data = owned_.back().get();
+  return t;
 }
 
 std::uint64_t RankMemory::hash(const Plan& plan) const {
@@ -92,23 +107,21 @@ std::uint64_t RankMemory::hash(const Plan& plan) const {
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
     const BufferRole role = plan.buffers[i].role;
     if (role == BufferRole::weight || role == BufferRole::gradient || role == BufferRole::optimizer) continue;
-    const auto bytes = static_cast<std::size_t>(owned_[i] ? tensors_[i].bytes() : 0);
+    const auto bytes = static_cast<std::size_t>(tensors_[i].data != nullptr ? tensors_[i].bytes() : 0);
     add(bytes);
     for (std::size_t at = 0; at < bytes; at += sizeof(std::uint64_t)) {
       std::uint64_t word = 0;
-      std::memcpy(&word, owned_[i].get() + at, std::min(sizeof word, bytes - at));
+      std::memcpy(&word, tensors_[i].data + at, std::min(sizeof word, bytes - at));
       add(word);
     }
   }
   return h;
 }
 
-void RankMemory::fill(const Plan& plan, const Inputs& inputs, std::size_t buffer) {
-  const Buffer& b = plan.buffers[buffer];
-  const Tensor& t = tensors_[buffer];
+void RankMemory::fill(const Plan& plan, const Inputs& inputs, BufferId id, const Buffer& b, const Tensor& t) const {
   const bool cache = b.role == BufferRole::kv_cache;
   if (t.rows == 0 || !computable(b.dtype)) return;
-  const ShardMap shard(plan, b, rank_, cache ? first_cache_row(plan, BufferId(buffer), rank_) : 0);
+  const ShardMap shard(plan, b, rank_, cache ? first_cache_row(plan, id, rank_) : 0);
   std::vector<float> row(static_cast<std::size_t>(t.cols));
   std::int64_t current = -1;
   LogicalMatrix matrix(inputs.seed, b.name, 0, 3);

@@ -27,10 +27,10 @@ BufferId buffer_named(const Plan& plan, std::string_view name) {
   throw std::out_of_range("the plan has no buffer '" + std::string(name) + "'");
 }
 
-Programs compute(const Plan& plan, const Inputs& inputs, Run how) {
+Programs compute(const Plan& plan, const Inputs& inputs, Run how, const RanksBefore* before) {
   std::vector<Rank> ranks;
   for (int r = 0; r < plan.ranks; ++r) ranks.emplace_back(r);
-  Programs programs = make_programs(plan, inputs, ranks);
+  Programs programs = make_programs(plan, inputs, ranks, before);
   if (how == Run::one_at_a_time) {
     run_one_at_a_time(programs);
   } else {

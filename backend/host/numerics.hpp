@@ -11,6 +11,8 @@ enum class Run : std::uint8_t { one_at_a_time, threads };
 std::vector<float> values(const Program& program, BufferId buffer);
 // The buffer of that name; throws std::out_of_range where the plan has none.
 BufferId buffer_named(const Plan& plan, std::string_view name);
-Programs compute(const Plan& plan, const Inputs& inputs, Run how = Run::one_at_a_time);
+// before: the training step that weights and optimizer states come from.
+Programs compute(const Plan& plan, const Inputs& inputs, Run how = Run::one_at_a_time,
+                 const RanksBefore* before = nullptr);
 
 }  // namespace moesim::backend

@@ -1,6 +1,7 @@
 #include "backend/host/program.hpp"
 
 #include "backend/host/kernels.hpp"
+#include "backend/host/training.hpp"
 
 namespace moesim::backend {
 namespace {
@@ -36,14 +37,18 @@ struct Execute {
   void operator()(const ChooseCall& c) const { choose(c.choice, c.scores, c.y, scratch); }
   void operator()(const PermuteCall& c) const { apply(c.map, c.x, c.y, scratch); }
   void operator()(const CopyCall& c) const { std::copy_n(c.x.data, c.x.bytes(), c.y.data); }
+  void operator()(const TrainingCall& c) const { execute(c, scratch); }
 };
 
 }  // namespace
 
 void execute(const Call& call, Scratch& scratch) { std::visit(Execute{scratch}, call); }
 
-Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank) : memory_(plan, inputs, rank) {
-  calls_ = bind(plan, inputs, maps, rank, {"on the host", [this](BufferId id) { return memory_.tensor(id); }});
+Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, const StepBefore* before)
+    : plan_(plan), memory_(plan, inputs, rank, before) {
+  calls_ = bind(plan, inputs, maps, rank,
+                {"on the host", [this](BufferId id) { return memory_.tensor(id); },
+                 [this](BufferId id) { return memory_.start(id); }});
   for (std::size_t i = 0; i < calls_.size(); ++i) {
     Call& call = calls_[i];
     BoundOp& op = ops_.emplace_back();
@@ -51,7 +56,10 @@ Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank ran
     if (auto* c = std::get_if<CollectiveCall>(&call)) {
       if (!c->counts.empty()) c->in.data = reinterpret_cast<std::byte*>(c->counts.data());
       op.meeting = meeting_of(plan, plan.ops[i], *c, rank);
-    } else if (op.takes_part && !std::holds_alternative<HostSyncCall>(call)) {
+      continue;
+    }
+    if (const auto* c = std::get_if<TrainingCall>(&call)) op.meeting = meeting_of(plan, plan.ops[i], *c, rank);
+    if (op.takes_part && !std::holds_alternative<HostSyncCall>(call)) {
       op.kernel = [&call](Scratch& scratch) { execute(call, scratch); };
     }
   }

@@ -22,13 +22,16 @@ struct BoundOp {
 class Program {
  public:
   // Throws Refused, naming the op, for what the host cannot compute or a plan whose buffers do not fit its ops.
-  Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank);
+  Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, const StepBefore* before = nullptr);
+  // Before every run.
+  void reset() { memory_.reset(plan_); }
   [[nodiscard]] Rank rank() const { return memory_.rank(); }
   [[nodiscard]] const std::vector<BoundOp>& ops() const { return ops_; }
   [[nodiscard]] const RankMemory& memory() const { return memory_; }
   [[nodiscard]] Scratch& scratch() { return scratch_; }
 
  private:
+  const Plan& plan_;
   RankMemory memory_;
   std::vector<Call> calls_;  // kernels and meetings refer to them
   std::vector<BoundOp> ops_;

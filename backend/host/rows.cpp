@@ -11,8 +11,6 @@
 namespace moesim::backend {
 namespace {
 
-constexpr float norm_epsilon = 1e-6F;
-
 using Row = Eigen::Map<Eigen::ArrayXf>;
 
 void activate_row(Activation activation, Row x) {

@@ -54,12 +54,13 @@ class Crew {
   }
 
  private:
-  static constexpr std::size_t phases = 2;
+  static constexpr std::size_t phases = 3;
   struct Ended {};  // another rank failed
 
   void rank(std::size_t r) {
     try {
       for (int i = 0; i < runs_ && !stop_.load(std::memory_order_acquire); ++i) {
+        programs_[r]->reset();
         all_meet(start_, i, "the start of a run");
         if (r == 0) zero_.store(now(), std::memory_order_release);
         all_meet(set_, i, "the start of a run");
@@ -145,12 +146,18 @@ void check_memory(const Plan& plan, const std::vector<Rank>& ranks) {
                     ranks.size(), human_binary(needed), human_binary(available)));
 }
 
-Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks) {
+Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks,
+                       const RanksBefore* before) {
   Programs out(ranks.size());
   parallel_for(static_cast<int>(ranks.size()), [&](int i) {
     RowMaps maps(plan, inputs);
     const auto at = static_cast<std::size_t>(i);
-    out[at] = std::make_unique<Program>(plan, inputs, maps, ranks[at]);
+    if (before == nullptr) {
+      out[at] = std::make_unique<Program>(plan, inputs, maps, ranks[at]);
+      return;
+    }
+    const StepBefore own{before->plan, before->programs[at]->memory()};
+    out[at] = std::make_unique<Program>(plan, inputs, maps, ranks[at], &own);
   });
   return out;
 }
@@ -163,6 +170,7 @@ std::uint64_t result_hash(const std::vector<std::uint64_t>& of_ranks) {
 
 std::vector<std::vector<Nanoseconds>> run_one_at_a_time(const Programs& programs) {
   const std::size_t ops = programs.front()->ops().size();
+  for (const auto& p : programs) p->reset();
   std::vector<std::vector<Nanoseconds>> durations(programs.size(), std::vector<Nanoseconds>(ops, -1));
   for (std::size_t i = 0; i < ops; ++i) {
     std::size_t phases = 1;
@@ -203,6 +211,7 @@ Marks run_process(Program& program, Transport& transport, double patience) {
   std::vector<Rank> all;
   for (int r = 0; r < transport.ranks(); ++r) all.emplace_back(r);
   std::vector<std::vector<std::byte>> room;  // for pieces that are only added up
+  program.reset();
   hello(all);
   const Nanoseconds zero = now();
   Marks marks(program.ops().size());

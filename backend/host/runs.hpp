@@ -16,7 +16,13 @@ using Programs = std::vector<std::unique_ptr<Program>>;
 // Throws Refused when the given ranks do not fit into this computer's memory.
 void check_memory(const Plan& plan, const std::vector<Rank>& ranks);
 // Binds the plan for the given ranks, on parallel threads. Throws Refused when it cannot run here.
-Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks);
+// The plan and the programs, of the same ranks, of the training step before.
+struct RanksBefore {
+  const Plan& plan;
+  const Programs& programs;
+};
+Programs make_programs(const Plan& plan, const Inputs& inputs, const std::vector<Rank>& ranks,
+                       const RanksBefore* before = nullptr);
 
 // Combined over ranks, in their order.
 std::uint64_t result_hash(const std::vector<std::uint64_t>& of_ranks);
