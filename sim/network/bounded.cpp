@@ -24,13 +24,12 @@ BoundedComponent::BoundedComponent(Surroundings& around, Picoseconds now, std::v
       spare_(fill_->links()),
       gain_(fill_->links()),
       loss_(fill_->links()),
-      give_(fill_->links()) {
+      give_(fill_->links()),
+      holds_until_(fill_->links()) {
   for (const Member& m : members_)
     if (transfers_.empty() || transfers_.back() != m.transfer) transfers_.push_back(m.transfer);
   std::ranges::sort(transfers_);
   transfers_.erase(std::unique(transfers_.begin(), transfers_.end()), transfers_.end());
-  for (std::uint32_t c = 0; c < rate_.size(); ++c)
-    for (const std::uint32_t l : fill_->hops(c)) idled_[l] = std::max(idled_[l], lost_[c]);
   if (solve()) start();
 }
 
@@ -40,7 +39,7 @@ bool BoundedComponent::solve() {
   return !broken_;
 }
 
-double BoundedComponent::lost(std::uint32_t c) const {
+double BoundedComponent::idled(std::uint32_t c) const {
   double most = 0;
   for (const std::uint32_t l : fill_->hops(c)) most = std::max(most, idled_[l]);
   return most;
@@ -50,33 +49,46 @@ double BoundedComponent::served_at(std::uint32_t c, Picoseconds now) const {
   return served_[c] + rate_[c] * (static_cast<double>((now - time_).value()) * per_ps);
 }
 
-// How long a full link may idle in the next batch, ps. A transfer of makespan T may be off by error * T, of which
-// b is left; let completions fall evenly over the time tau that is left, then a batch of length h idles a link for
+// How far the bracket of what is under way here is open, ps. Of one transfer alone only what might end last counts.
+double BoundedComponent::open(double longest) const {
+  double most = 0, soonest = 0, latest = 0;  // that the last of all might end
+  for (std::uint32_t c = 0; c < eta_.size(); ++c) {
+    if (fill_->gone(c)) continue;
+    const std::uint32_t p = members_[end_of_[c] - 1].path;
+    const double early = sooner(c, p), late = later(c, p);
+    most = std::max(most, std::max(early, late));
+    soonest = std::max(soonest, end_eta_[c] - early);
+    latest = std::max(latest, end_eta_[c] + late);
+  }
+  return transfers_.size() > 1 ? most : std::max(longest - soonest, latest - longest);
+}
+
+// How long a full link may idle in the next batch, ps. A transfer of makespan T may be off by error * T, of which b is
+// left for the time tau that is left. Let completions fall evenly over tau, then a batch of length h idles a link for
 // h^2 / (2 tau), and the fewest batches that idle b together are those that idle b^2 / (2 tau) each. share_out() makes
-// up for most of it: what a batch opens the bracket by is found (docs/network.md) to be an eighth of that or less. No
-// batch may use up more than half of b, whatever it opens.
-double BoundedComponent::allowance(double longest) const {
-  double makespan = infinite;
+// up for most of it, how much depends on the flows: the first batch may idle 32 times that, and the next ones more or
+// less, so that the bracket opens by b h / tau in h. A batch never idles more than a third of b. A twentieth of
+// error * T is kept for the end: what the bracket opens by is known after the batch.
+double BoundedComponent::allowance(double longest) {
+  double makespan = infinite, tau = 0;
   for (const std::uint32_t id : transfers_) {
     const Transfers::Transfer& t = around_.transfers.at(id);
-    if (t.flows > 0) makespan = std::min(makespan, static_cast<double>(std::max(t.least, time_ - t.start).value()));
+    if (t.flows == 0) continue;
+    makespan = std::min(makespan, static_cast<double>(std::max(t.least, time_ - t.start).value()));
+    tau = std::max(tau, static_cast<double>((t.start + t.least - time_).value()));
   }
-  const double idled = *std::ranges::max_element(idled_);
-  double open = 0;
-  if (transfers_.size() > 1) {
-    for (std::uint32_t c = 0; c < eta_.size(); ++c)
-      if (!fill_->gone(c)) open = std::max(open, std::max(sooner(c), later(c)) + idled);
-  } else {
-    double soonest = 0, latest = 0;  // that the last of all might end
-    for (std::uint32_t c = 0; c < eta_.size(); ++c) {
-      if (fill_->gone(c)) continue;
-      soonest = std::max(soonest, end_eta_[c] - sooner(c) - idled);
-      latest = std::max(latest, end_eta_[c] + later(c));
-    }
-    open = std::max(longest - soonest, latest - longest);
-  }
-  const double b = std::max(around_.fidelity.error * makespan - open, 0.0);
-  return std::min(b / 2, 32 * b * b / (2 * longest));
+  tau = tau > 0 ? std::min(tau, longest) : longest;
+  const double asked = around_.fidelity.error * makespan, now_open = open(longest);
+  const double b = std::max(0.95 * asked - now_open, 0.02 * asked);
+  const double due = b * last_step_ / tau, opened = now_open - open_;
+  if (last_step_ == 0)
+    allowed_ = 16 * b * b / tau;
+  else if (opened > due)
+    allowed_ /= 2;
+  else if (opened < due / 2)
+    allowed_ *= 1.5;
+  open_ = now_open;
+  return allowed_ = std::clamp(allowed_, b / 100, b / 3);
 }
 
 // Flows that end within h, by when.
@@ -110,6 +122,7 @@ void BoundedComponent::add_idle(std::span<const std::uint32_t> path, double rate
 
 // How many of soon_ make the next batch. A link that is full idles for (sum x h - sum x eta) / C at h, sums over those
 // of its flows that end before: h is where the first link has idled for `allowed`. More flows only bring it closer.
+// A link that no longer holds any flow back may idle.
 std::size_t BoundedComponent::longest_batch(double allowed) {
   clear_idle();
   double limit = infinite;
@@ -118,19 +131,25 @@ std::size_t BoundedComponent::longest_batch(double allowed) {
     const auto links = path(members_[soon_[n].member]);
     add_idle(links, rate_[soon_[n].c], soon_[n].eta);
     for (const std::uint32_t l : links)
-      if (fill_->full(l)) limit = std::min(limit, (allowed * fill_->capacity(l) + idle_[l].rate_eta) / idle_[l].rate);
+      if (holds_until_[l] > 0) {
+        const double h = (allowed * fill_->capacity(l) + idle_[l].rate_eta) / idle_[l].rate;
+        if (h < holds_until_[l]) limit = std::min(limit, h);
+      }
   }
   return n;
 }
 
 void BoundedComponent::plan() {
   double least = infinite, longest = 0;
+  std::ranges::fill(holds_until_, 0);
   for (std::uint32_t c = 0; c < eta_.size(); ++c) {
     if (fill_->gone(c)) continue;
     eta_[c] = std::max(goal_[c] - served_[c], 0.0) / per_ps / rate_[c];
     end_eta_[c] = std::max(members_[end_of_[c] - 1].target - served_[c], 0.0) / per_ps / rate_[c];
     least = std::min(least, eta_[c]);
     longest = std::max(longest, end_eta_[c]);
+    for (const std::uint32_t l : fill_->hops(c))
+      if (fill_->holds(l, c)) holds_until_[l] = std::max(holds_until_[l], end_eta_[c]);
   }
   const double allowed = allowance(longest);
   double h = std::max(least, 2 * last_step_);
@@ -147,7 +166,7 @@ void BoundedComponent::plan() {
 
 // In the batch, what earlier ends leave unused speeds up those that are still there. A link that is full has idled for
 // w = (sum x eta' - sum x eta) / C by eta', and had it been used, everything on it would end w sooner. A flow ends
-// sooner by the least w of its full links.
+// sooner by the least w of its full links; by no more than the w of the link that holds it back.
 void BoundedComponent::end_batch() {
   clear_idle();
   for (const Soon& s : soon_) {
@@ -157,11 +176,11 @@ void BoundedComponent::end_batch() {
       if (!fill_->full(l)) continue;
       const double w = idle_[l].bytes(s.eta) / per_ps / fill_->capacity(l);
       least = std::min(least, w);
-      most = std::max(most, w);
+      if (fill_->holds(l, s.c)) most = std::max(most, w);
     }
     if (least == infinite) least = 0;
     const std::int64_t eta = detail::checked_round_up(std::max(s.eta - least, 0.0));
-    batch_.push_back({time_ + Picoseconds(eta), s.c, s.member, s.eta, most - least});
+    batch_.push_back({time_ + Picoseconds(eta), s.c, s.member, s.eta, std::max(most - least, 0.0)});
     add_idle(links, rate_[s.c], s.eta);
   }
   std::ranges::sort(batch_, [](const Ending& a, const Ending& b) {

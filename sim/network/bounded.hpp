@@ -27,9 +27,10 @@ class BoundedComponent final : public Component {
   void commit() override { step(end_); }
   void cut(Picoseconds now) override { step(now); }
   [[nodiscard]] double served_at(std::uint32_t c, Picoseconds now) const override;
-  [[nodiscard]] double lost(std::uint32_t c) const override;
+  [[nodiscard]] double idled(std::uint32_t c) const override;
 
-  [[nodiscard]] double allowance(double longest) const;
+  [[nodiscard]] double open(double longest) const;
+  [[nodiscard]] double allowance(double longest);
   void gather(double h);
   [[nodiscard]] std::size_t longest_batch(double allowed);
   void end_batch();
@@ -47,9 +48,11 @@ class BoundedComponent final : public Component {
   std::vector<std::uint8_t> was_full_;
   std::vector<double> spare_, gain_, loss_;  // [links] bytes per second
   std::vector<double> give_;                 // [links] factor
+  std::vector<double> holds_until_;          // [links] ps from time_, last end of those it holds at their level
   std::vector<Soon> soon_;
   std::vector<std::uint32_t> transfers_;  // under way here
   double last_step_ = 0;                  // ps
+  double open_ = 0, allowed_ = 0;         // ps, of the batch before
 };
 
 }  // namespace moesim::sim

@@ -129,6 +129,9 @@ class Joiner {
     joined.route = std::move(all_.route);
     joined.path_begin = std::move(all_.path_begin);
     joined.path_hops = std::move(all_.path_hops);
+    joined.early = std::move(all_.early);
+    joined.late = std::move(all_.late);
+    joined.lost = std::move(all_.lost);
     all_ = std::move(joined);
   }
 
@@ -192,12 +195,9 @@ class Joiner {
   void append(Classes& out, std::span<const std::uint32_t> group, std::vector<std::uint32_t>& at) const {
     const auto hop_begin = static_cast<std::uint32_t>(out.hops.size());
     const auto first = static_cast<std::uint32_t>(out.members.size());
-    double load = 0, early = 0, late = 0, lost = 0;
+    double load = 0;
     for (const std::uint32_t c : group) {
       load += all_.load[c];
-      if (std::abs(all_.early[c]) > std::abs(early)) early = all_.early[c];
-      if (std::abs(all_.late[c]) > std::abs(late)) late = all_.late[c];
-      lost = std::max(lost, all_.lost[c]);
       out.members.insert(out.members.end(), all_.members.begin() + all_.first[c], all_.members.begin() + all_.end[c]);
       for (const std::uint32_t l : path(c)) {
         if (at[l] == none) {
@@ -216,9 +216,6 @@ class Joiner {
     out.load.push_back(load);
     out.caps.push_back(all_.caps[group[0]]);
     out.weight.push_back(all_.weight[group[0]]);
-    out.early.push_back(early);
-    out.late.push_back(late);
-    out.lost.push_back(lost);
     out.first.push_back(first);
     out.end.push_back(static_cast<std::uint32_t>(out.members.size()));
   }

@@ -36,12 +36,12 @@ struct Classes {
   // By path.
   std::vector<std::uint32_t> route;
   std::vector<std::uint32_t> path_begin{0}, path_hops;
+  std::vector<double> early, late, lost;  // of Entry, the worst of its flows
 
   // By class. hop_load: weight * flows of the class that cross the link.
   std::vector<std::uint32_t> begin{0}, hops;
   std::vector<double> hop_load;
   std::vector<double> load, caps, weight;  // weight * flows; cap / weight; of one flow
-  std::vector<double> early, late, lost;   // of Entry, the worst of the class
   std::vector<std::uint32_t> first, end;   // of its flows
   std::vector<Member> members;             // class by class, in each by target; Member::path is set
 

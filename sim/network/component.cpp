@@ -11,9 +11,8 @@ Component::Component(Surroundings& around, Picoseconds now, std::vector<Entry>& 
       end_of_(std::move(classes_.end)),
       served_(classes_.size(), 0),
       rate_(classes_.size(), 0),
-      early_(std::move(classes_.early)),
-      late_(std::move(classes_.late)),
-      lost_(std::move(classes_.lost)),
+      early_(classes_.size(), 0),
+      late_(classes_.size(), 0),
       members_(std::move(classes_.members)),
       live_(classes_.size()),
       time_(now) {
@@ -23,8 +22,8 @@ Component::Component(Surroundings& around, Picoseconds now, std::vector<Entry>& 
 }
 
 Picoseconds Component::next() {
-  if (as_of_ != around_.plans) {
-    as_of_ = around_.plans;
+  if (as_of_ != around_.transfers.decided()) {
+    as_of_ = around_.transfers.decided();
     decisive_ = ended_;
   }
   decisive_ = std::max(decisive_, ended_);
@@ -48,20 +47,25 @@ void Component::run(Picoseconds until, std::vector<Completion>& out) {
 void Component::start() {
   plan();
   for (const Ending& e : batch_) around_.transfers.plan(members_[e.member]);
-  ++around_.plans;
+  decisive_ = 0;
 }
 
 void Component::dissolve(Picoseconds now, std::vector<Entry>& out) {
   for (std::size_t i = ended_; i < batch_.size(); ++i) around_.transfers.take_back(members_[batch_[i].member]);
-  ++around_.plans;
   cut(now);
   for (std::uint32_t c = 0; c < goal_.size(); ++c) {
     if (fill_->gone(c)) continue;
     const double served = served_at(c, now);
-    const double weight = classes_.weight[c];
+    const double weight = classes_.weight[c], idle = idled(c);
     for (std::uint32_t m = first_[c]; m < end_of_[c]; ++m) {
-      Entry e{
-          classes_.route[members_[m].path], weight, fill_->cap(c) * weight, members_[m], early_[c], late_[c], lost(c)};
+      const std::uint32_t p = members_[m].path;
+      Entry e{classes_.route[p],
+              weight,
+              fill_->cap(c) * weight,
+              members_[m],
+              classes_.early[p] + early_[c],
+              classes_.late[p] + late_[c],
+              classes_.lost[p] + idle};
       e.member.target = std::max(e.member.target - served, 0.0);
       out.push_back(e);
     }
@@ -71,8 +75,8 @@ void Component::dissolve(Picoseconds now, std::vector<Entry>& out) {
 void Component::retire(const Ending& e) {
   const Member& m = members_[e.member];
   around_.ledger.end(route(m), m.bytes, e.time);
-  around_.transfers.close(m, e.time - Picoseconds(static_cast<std::int64_t>(sooner(e.c) + e.sooner + lost(e.c))),
-                          e.time + Picoseconds(static_cast<std::int64_t>(later(e.c))));
+  around_.transfers.close(m, e.time - Picoseconds(static_cast<std::int64_t>(sooner(e.c, m.path) + e.sooner)),
+                          e.time + Picoseconds(static_cast<std::int64_t>(later(e.c, m.path))));
   const std::uint32_t left = end_of_[e.c] - ++first_[e.c];
   fill_->leave(e.c, path(m), classes_.weight[e.c] * left);
   if (left > 0)

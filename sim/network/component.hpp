@@ -20,7 +20,6 @@ struct Surroundings {
   Transfers transfers;
   LinkLedger ledger;
   std::vector<std::uint32_t> local_link;  // [links] scratch, all `none` between uses
-  std::uint64_t plans = 0;                // made or taken back so far, by any component
 };
 
 class Component {
@@ -69,12 +68,18 @@ class Component {
   // Moves to `now` < end_: what is in batch_ up to then is over.
   virtual void cut(Picoseconds now) = 0;
   [[nodiscard]] virtual double served_at(std::uint32_t c, Picoseconds now) const = 0;
-  // Entry::lost.
-  [[nodiscard]] virtual double lost(std::uint32_t c) const { return lost_[c]; }
+  // How long links of the class idled since the component was made, ps.
+  [[nodiscard]] virtual double idled(std::uint32_t c) const = 0;
 
   // How much sooner, or later, a flow may end than it will, ps; batches on their way not counted.
-  [[nodiscard]] double sooner(std::uint32_t c) const { return std::max({0.0, early_[c], -late_[c]}); }
-  [[nodiscard]] double later(std::uint32_t c) const { return std::max({0.0, late_[c], -early_[c]}); }
+  [[nodiscard]] double sooner(std::uint32_t c, std::uint32_t path) const {
+    const double early = classes_.early[path] + early_[c], late = classes_.late[path] + late_[c];
+    return std::max({0.0, early, -late}) + classes_.lost[path] + idled(c);
+  }
+  [[nodiscard]] double later(std::uint32_t c, std::uint32_t path) const {
+    const double early = classes_.early[path] + early_[c], late = classes_.late[path] + late_[c];
+    return std::max({0.0, late, -early});
+  }
 
   [[nodiscard]] double rate_of(std::uint32_t c) const { return fill_->level(c) * classes_.weight[c]; }
   // The first member of a class is over.
@@ -96,7 +101,7 @@ class Component {
   // By class. first_ is the first member that is not over, goal_ its target.
   std::vector<std::uint32_t> first_, end_of_;
   std::vector<double> goal_, served_, rate_;
-  std::vector<double> early_, late_, lost_;
+  std::vector<double> early_, late_;  // since the component was made; before: classes_
   std::vector<Member> members_;
   std::size_t live_ = 0;
   bool broken_ = false;
@@ -107,7 +112,7 @@ class Component {
 
  private:
   std::size_t decisive_ = 0;  // first of batch_ that might be a Completion,
-  std::uint64_t as_of_ = 0;   // by this number of plans
+  std::uint64_t as_of_ = 0;   // Transfers::decided() then
 };
 
 std::unique_ptr<Component> make_component(Surroundings& around, Picoseconds now, std::vector<Entry> entries);

@@ -14,6 +14,7 @@ class ExactComponent final : public Component {
   void commit() override;
   void cut(Picoseconds) override {}
   [[nodiscard]] double served_at(std::uint32_t c, Picoseconds now) const override;
+  [[nodiscard]] double idled(std::uint32_t) const override { return 0; }
   // Classes from `kept` on in fill order have new shares.
   void follow(std::size_t kept);
 

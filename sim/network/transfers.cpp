@@ -32,7 +32,10 @@ Member Transfers::member(const Flow& flow) const {
 }
 
 void Transfers::plan(const Member& m) {
-  for (const std::uint32_t p : {m.from, m.to}) ++all_[m.transfer].places[p].planned;
+  for (const std::uint32_t p : {m.from, m.to}) {
+    Place& place = all_[m.transfer].places[p];
+    if (++place.planned == place.left) ++decided_;
+  }
 }
 
 void Transfers::take_back(const Member& m) {

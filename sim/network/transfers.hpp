@@ -43,6 +43,8 @@ class Transfers {
 
   void plan(const Member& m);
   void take_back(const Member& m);
+  // How often all flows of a rank in a transfer came to be planned: before the next time, no flow decides that did not.
+  [[nodiscard]] std::uint64_t decided() const { return decided_; }
   // Might the end of this flow, which is planned, be a Completion?
   [[nodiscard]] bool decides(const Member& m) const;
   // A planned flow ends: appends the Completions that this makes. Components report in any order.
@@ -56,6 +58,7 @@ class Transfers {
 
  private:
   std::vector<Transfer> all_;
+  std::uint64_t decided_ = 0;
   std::vector<std::uint32_t> place_;  // [ranks] of the transfer opened last
 };
 

@@ -55,6 +55,7 @@ bool WaterFill::fill() {
     link_[l].left = capacity_[l];
     link_[l].taken = 0;
     link_[l].frozen = 0;
+    link_[l].level = 0;
   }
   return rise(0);
 }
@@ -156,13 +157,15 @@ bool WaterFill::rise(double last) {
       else
         push({now, other.link});
     }
-    for (const std::uint32_t l : saturated_)
+    for (const std::uint32_t l : saturated_) {
+      link_[l].level = level;
       for (std::uint32_t i = use_begin_[l]; i < use_begin_[l + 1]; ++i) {
         const auto [c, hop] = uses_[i];
         if (frozen_[c] != 0 || hop_load_[hop] == 0) continue;
         if (hop_load_[hop] != load_[c]) return false;
         freeze(c, level);
       }
+    }
     close_round(level);
     last = level;
   }

@@ -47,6 +47,8 @@ class WaterFill {
   [[nodiscard]] double left(std::uint32_t l) const { return std::max(link_[l].left, 0.0); }  // unused capacity
   // Full, but for rounding: no class may have more of it.
   [[nodiscard]] bool full(std::uint32_t l) const { return link_[l].left <= 1e-9 * capacity_[l]; }
+  // After fill(): is it this link that holds the class at its level?
+  [[nodiscard]] bool holds(std::uint32_t l, std::uint32_t c) const { return link_[l].level == level_[c]; }
   [[nodiscard]] std::span<const std::uint32_t> hops(std::uint32_t c) const {
     return std::span(hops_).subspan(hop_begin_[c], hop_begin_[c + 1] - hop_begin_[c]);
   }
@@ -75,6 +77,7 @@ class WaterFill {
     double rising = 0;         // load and classes that freeze in this round
     std::uint32_t freezing = 0;
     std::uint32_t round = 0;
+    double level = 0;  // at which it saturated, 0 = did not
     [[nodiscard]] double share() const { return left / (total - taken); }
   };
 
