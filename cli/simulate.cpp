@@ -16,7 +16,7 @@ void add_simulate(CLI::App& app, Run& run) {
     std::vector<std::string> machines;
     bool force = false;
     bool json = false;
-    double error = 0.01;
+    std::optional<double> error;
     bool exact = false;
   };
   CLI::App* verb = app.add_subcommand("simulate", "Predict every strategy of a scenario and rank them");
@@ -28,10 +28,12 @@ void add_simulate(CLI::App& app, Run& run) {
   verb->add_option("--machine", args->machines, "Calibration (FILE.fit.toml) to lay over the scenario's machine");
   verb->add_flag("--force", args->force, "Use a calibration of another machine or processor all the same");
   verb->add_flag("--json", args->json, "Print report.json instead of tables");
-  verb->add_flag("--exact", args->exact, "Solve link sharing again at every completion");
-  verb->add_option("--network-error", args->error, "Otherwise: largest relative error of a transfer's time")
+  CLI::Option* exact = verb->add_flag("--exact", args->exact,
+                                      "Solve link sharing again at every completion, whatever the scenario says");
+  verb->add_option("--network-error", args->error,
+                   "Largest relative error of a transfer's time, whatever the scenario says (there 0.01 by default)")
       ->check(CLI::Range(1e-6, 0.5))
-      ->capture_default_str();
+      ->excludes(exact);
   verb->footer(R"(Examples:
   moesim simulate scenarios/mixtral_h100.toml
   moesim simulate a.toml b.toml --out results           results/a, results/b
@@ -46,7 +48,8 @@ Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad
         study::RunOptions options;
         options.overlays = args->machines;
         options.force = args->force;
-        options.fidelity = {args->exact ? sim::Fidelity::Kind::exact : sim::Fidelity::Kind::bounded, args->error};
+        if (args->exact) options.fidelity = {.kind = sim::Fidelity::Kind::exact};
+        if (args->error) options.fidelity = {sim::Fidelity::Kind::bounded, *args->error};
         if (!args->out.empty()) {
           options.out_dir = args->out;
           if (args->scenarios.size() > 1) options.out_dir += "/" + std::filesystem::path(path).stem().string();

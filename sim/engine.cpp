@@ -388,8 +388,9 @@ class Engine {
       if (totals[l].bytes / link.nominal > totals[l].busy + Picoseconds(1'000'000))
         throw PhysicsError(fmt::format("link {} carried {} bytes in {} ps, above its {} bytes/s", link.name,
                                        totals[l].bytes.value(), totals[l].busy.value(), link.nominal.value()));
-      out.links.push_back({LinkId(l), totals[l].bytes, totals[l].busy});
+      out.links.push_back({LinkId(l), totals[l].bytes, totals[l].busy, totals[l].full});
     }
+    std::tie(out.network_early, out.network_late) = meetings_->network_error();
     out.link_intervals = meetings_->take_intervals();
     std::ranges::stable_sort(out.link_intervals, [](const LinkInterval& a, const LinkInterval& b) {
       return std::tie(a.start, a.link, a.op) < std::tie(b.start, b.link, b.op);

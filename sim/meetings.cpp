@@ -86,6 +86,7 @@ void Meetings::flows_done(const Completion& c, std::vector<Wakeup>& out) {
   guest.busy = false;
   if (m.stage + 1 >= m.stages.size()) out.push_back({c.time, c.rank, id, true});
   if (--m.busy > 0) return;
+  ended_.push_back({m.op, m.stage, c.transfer, c.time});
   by_transfer_.erase(found);
   stage_done(id, c.time, out);
 }
@@ -108,6 +109,22 @@ void Meetings::record(const Meeting& m, Picoseconds end) {
     for (const LinkId l : cluster_.topology->route(f.from, f.to)) carried[l] += f.bytes;
   for (const auto& [link, bytes] : carried)
     if (bytes.value() > 0) intervals_.push_back({link, m.op, m.stage_begin, end, bytes});
+}
+
+std::pair<Picoseconds, Picoseconds> Meetings::network_error() const {
+  std::map<std::pair<OpId, std::size_t>, std::pair<Picoseconds, Picoseconds>> most;
+  for (const Ended& e : ended_) {
+    const Bracket b = network_.bracket(e.transfer);
+    auto& [early, late] = most[{e.op, e.stage}];
+    early = std::max(early, e.end - b.low);
+    late = std::max(late, b.high - e.end);
+  }
+  std::pair<Picoseconds, Picoseconds> out;
+  for (const auto& [key, error] : most) {
+    out.first += error.first;
+    out.second += error.second;
+  }
+  return out;
 }
 
 Meetings::Visit Meetings::visit(int meeting, Rank rank) const {

@@ -47,6 +47,9 @@ class Meetings {
   [[nodiscard]] std::vector<std::pair<Rank, Picoseconds>> entries(int meeting) const;
   [[nodiscard]] bool takes_part(const Collective& work, Rank rank) const;
   [[nodiscard]] std::int64_t flows() const { return flows_; }
+  // How much sooner and later everything might be over, by the brackets of the network: of each stage of a collective
+  // the most of any group, summed over all. Once all flows are complete.
+  [[nodiscard]] std::pair<Picoseconds, Picoseconds> network_error() const;
   [[nodiscard]] std::vector<LinkInterval> take_intervals() { return std::move(intervals_); }
 
  private:
@@ -85,6 +88,13 @@ class Meetings {
   std::vector<Meeting> meetings_;
   std::map<std::pair<OpId, int>, int> by_group_;
   std::unordered_map<TransferId, int> by_transfer_;
+  struct Ended {  // a transfer
+    OpId op;
+    std::size_t stage;
+    TransferId transfer;
+    Picoseconds end;
+  };
+  std::vector<Ended> ended_;
   std::vector<LinkInterval> intervals_;
   std::int64_t flows_ = 0;
 };

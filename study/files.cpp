@@ -76,6 +76,13 @@ ordered_json to_json(const StrategyResult& r) {
   for (const BusyLink& l : s.links)
     links.push_back({{"link", l.name}, {"bytes", l.bytes.value()}, {"busy", l.busy}, {"utilization", l.utilization}});
   out["links"] = links;
+  ordered_json full = ordered_json::array();
+  for (const FullLinks& l : s.full)
+    full.push_back({{"links", l.name}, {"count", l.links}, {"full_us", to_microseconds(l.time)}, {"share", l.share}});
+  out["full_links"] = full;
+  out["network_us"] = to_microseconds(s.network);
+  if (!r.measured)
+    out["step_us_network"] = {to_microseconds(s.step - s.network_early), to_microseconds(s.step + s.network_late)};
   out["bottleneck"] = s.bottleneck;
   if (r.iterations.empty()) return out;
   ordered_json iterations = ordered_json::array();

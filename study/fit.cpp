@@ -129,6 +129,7 @@ FitResult fit_machine(const Scenario& scenario, const std::vector<std::string>& 
     write_file(temporary, overlay_text(machine, free, trial, "fit under way"));
     RunOptions options;
     options.overlays = {temporary};
+    options.fidelity = sim::Fidelity{};  // exact: differences are taken
     const StudyResult result = run_study(scenario, options);
     Eigen::VectorXd r(figures + trial.size());
     r.tail(trial.size()) = prior_weight * (trial - start);

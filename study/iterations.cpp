@@ -16,6 +16,8 @@ void IterationMean::add(const Summary& s) {
     next.received = std::max(worst_.received, s.received);
     next.expert_flops_max = std::max(worst_.expert_flops_max, s.expert_flops_max);
     next.expert_flops_min = std::min(worst_.expert_flops_min, s.expert_flops_min);
+    next.network_early = std::max(worst_.network_early, s.network_early);
+    next.network_late = std::max(worst_.network_late, s.network_late);
     next.fits = worst_.fits && s.fits;
   }
   worst_ = std::move(next);

@@ -84,6 +84,11 @@ void where_time_goes(const PointResult& point, std::string& out) {
   out += '\n' + table.text() + '\n';
   for (const StrategyResult& s : point.strategies)
     if (s.infeasible.empty()) out += fmt::format("{}: {}\n", s.label, s.summary.bottleneck);
+  for (const StrategyResult& s : point.strategies)
+    if (s.infeasible.empty() && (s.summary.network_early + s.summary.network_late).value() > 0)
+      out += fmt::format("{}: link sharing solved to within -{:.2f} / +{:.2f} % of the step\n", s.label,
+                         100 * (s.summary.network_early / s.summary.step),
+                         100 * (s.summary.network_late / s.summary.step));
 }
 
 // What the worst rank's memory is made of, where a plan trains.

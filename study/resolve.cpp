@@ -298,6 +298,7 @@ hardware::MachineSpec resolved_machine(const Scenario& s) {
 
 Setup resolve(const Scenario& s) {
   Setup out;
+  out.simulation = s.simulation;
   Faults faults;
   const bool model = faults.attempt([&] { out.model = load_model(s); });
   bool cluster = false;

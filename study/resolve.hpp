@@ -29,6 +29,7 @@ struct Setup {
   Calibration calibration;
   Workload workload;                       // sequences over all GPUs
   std::unique_ptr<const Routing> routing;  // of the first iteration
+  SimulationChoice simulation;
   int iterations = 1;
   // Loads from the first iteration on; nullptr where there is one iteration with one routing.
   std::function<std::unique_ptr<load::LoadSequence>()> loads;

@@ -201,7 +201,10 @@ std::vector<PublishedRow> compare_published(const Scenario& scenario, const std:
 Timeline predict(const Plan& plan, const Setup& setup, const cost::KernelModel& kernels, const RunOptions& options,
                  bool link_intervals, const std::function<void(double)>& progress) {
   sim::SimulationOptions simulation;
-  simulation.fidelity = options.fidelity;
+  const SimulationChoice& c = setup.simulation;
+  using Kind = sim::Fidelity::Kind;
+  simulation.fidelity =
+      options.fidelity.value_or(sim::Fidelity{c.exact ? Kind::exact : Kind::bounded, c.network_error});
   simulation.link_intervals = link_intervals;
   simulation.progress = progress;
   return sim::simulate(plan, setup.cluster, kernels, simulation);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "backend/executor.hpp"
@@ -16,7 +17,7 @@ struct RunOptions {
   std::string out_dir;                // report.json, and per strategy ops.csv, trace.json, timeline; empty = no files
   std::vector<std::string> overlays;  // calibrations of the machine, after the scenario's own
   bool force = false;                 // calibrations of another machine or processor are used all the same
-  sim::Fidelity fidelity;
+  std::optional<sim::Fidelity> fidelity;        // of the network; none: the scenario's
   const backend::Executor* executor = nullptr;  // measures; null: the simulator predicts
   backend::RunOptions measurement;              // of the executor; its progress is set here
   std::function<void(double share, const std::string& what)> progress;

@@ -71,6 +71,11 @@ struct StrategyChoice {
   SourcePlace place;
 };
 
+struct SimulationChoice {
+  bool exact = false;           // link shares are solved at every completion
+  double network_error = 0.01;  // otherwise: largest relative error of a transfer's time
+};
+
 struct ReportChoice {
   enum class Sort : std::uint8_t { step, moe_layer, memory, scenario };
   std::string baseline;  // a strategy's name; empty = none
@@ -110,6 +115,7 @@ struct Scenario {
   WorkloadChoice workload;
   RoutingChoice routing;
   std::vector<StrategyChoice> strategies;
+  SimulationChoice simulation;
   ReportChoice report;
   std::vector<SweepAxis> sweep;
   std::vector<Published> published;

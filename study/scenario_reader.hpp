@@ -25,6 +25,7 @@ class ScenarioReader {
   void dynamics(TomlTable& t);
   void law(TomlTable& t);
   void strategies();
+  void simulation(TomlTable t);
   void report(TomlTable t);
   void published();
   void published_at(TomlTable t, Published& figure);

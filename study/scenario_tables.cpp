@@ -62,6 +62,15 @@ void ScenarioReader::strategies() {
     root.error("the file has no [[strategy]]", "name at least one, as in: kind = \"expert_parallel\"");
 }
 
+void ScenarioReader::simulation(TomlTable t) {
+  SimulationChoice& c = s_.simulation;
+  t.one_of("network", c.exact, {{"bounded", false}, {"exact", true}});
+  if (c.exact)
+    t.forbid("network_error", "network = \"exact\" has none");
+  else
+    t.maybe("network_error", c.network_error, {1e-6, 0.5});
+}
+
 void ScenarioReader::report(TomlTable t) {
   using Sort = ReportChoice::Sort;
   if (t.maybe("baseline", s_.report.baseline)) check_name(t, "baseline", s_.report.baseline, strategy_names());
@@ -151,6 +160,7 @@ void ScenarioReader::read() {
   workload(root.require_table("workload"));
   routing(root.require_table("routing"));
   strategies();
+  simulation(root.table("simulation"));
   report(root.table("report"));
   published();
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 #include <set>
 
@@ -128,10 +129,73 @@ std::string bottleneck(const Summary& s, const Cluster& cluster) {
   if (!s.links.empty())
     out += fmt::format("; busiest link {} (in use for {:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
                        100 * s.links.front().busy, 100 * s.links.front().utilization);
+  if (!s.full.empty())
+    out += fmt::format("; {} full for {:.0f} % of the time of collectives", s.full.front().name,
+                       100 * s.full.front().share);
   return out;
 }
 
 constexpr std::size_t most_links = 5;
+
+Picoseconds time_in_collectives(const Plan& plan, const Timeline& timeline) {
+  std::vector<std::pair<Picoseconds, Picoseconds>> spans;
+  for (const Span& s : timeline.spans)
+    if (std::holds_alternative<Collective>(plan.op(s.op).work) && s.start < s.end) spans.emplace_back(s.start, s.end);
+  std::ranges::sort(spans);
+  Picoseconds total, until;
+  for (const auto& [start, end] : spans) {
+    if (end <= until) continue;
+    total += end - std::max(start, until);
+    until = end;
+  }
+  return total;
+}
+
+// "leaf5>n3/nic5" is in the group "leaf*>n3/nic*", "leaf5>spine0" in "leaf5>spine*".
+std::string group_of(std::string_view link) {
+  const auto digit = [&](std::size_t i) {
+    return i < link.size() && std::isdigit(static_cast<unsigned char>(link[i]));
+  };
+  const auto word_begins = [&](std::size_t i) {
+    return i == 0 || !std::isalnum(static_cast<unsigned char>(link[i - 1]));
+  };
+  std::size_t kept = std::string_view::npos;  // where the number that stays begins
+  for (std::size_t i = 0; i + 1 < link.size() && kept == std::string_view::npos; ++i)
+    if (link[i] == 'n' && word_begins(i) && digit(i + 1)) kept = i + 1;
+  for (std::size_t i = 0; i < link.size() && kept == std::string_view::npos; ++i)
+    if (digit(i)) kept = i;
+  std::string out;
+  for (std::size_t i = 0; i < link.size();) {
+    if (!digit(i)) {
+      out += link[i++];
+      continue;
+    }
+    const std::size_t begin = i;
+    while (digit(i)) ++i;
+    out += begin == kept ? link.substr(begin, i - begin) : "*";
+  }
+  return out;
+}
+
+std::vector<FullLinks> full_links(const Timeline& timeline, const Cluster& cluster, Picoseconds network) {
+  std::map<std::string, FullLinks> groups;
+  for (const LinkUse& l : timeline.links) {
+    if (l.full.value() == 0) continue;
+    const std::string name = group_of(cluster.topology->links()[l.link.index()].name);
+    FullLinks& g = groups[name];
+    g.name = name;
+    ++g.links;
+    g.time = std::max(g.time, l.full);
+  }
+  std::vector<FullLinks> out;
+  for (auto& [name, group] : groups) {
+    group.share = network.value() > 0 ? std::min(group.time / network, 1.0) : 0;
+    out.push_back(std::move(group));
+  }
+  std::ranges::stable_sort(out, std::greater<>{}, &FullLinks::time);
+  if (out.size() > most_links) out.resize(most_links);
+  return out;
+}
 
 }  // namespace
 
@@ -248,6 +312,10 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
   for (const auto& [use, seconds] : links)
     out.links.push_back({cluster.topology->links()[use.link.index()].name, use.bytes, use.busy / out.step,
                          use.busy.value() > 0 ? seconds / to_seconds(use.busy) : 0});
+  out.network = time_in_collectives(plan, timeline);
+  out.full = full_links(timeline, cluster, out.network);
+  out.network_early = timeline.network_early;
+  out.network_late = timeline.network_late;
   out.bottleneck = bottleneck(out, cluster);
   return out;
 }

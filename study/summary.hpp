@@ -39,6 +39,14 @@ struct BusyLink {
   double utilization = 0;  // bytes / (capacity x time with traffic)
 };
 
+// Links that were full: those that differ only in numbers other than the node's, or than the first, are one group.
+struct FullLinks {
+  std::string name;  // "n3/nic*>leaf*"
+  int links = 0;     // of the group that were ever full
+  Picoseconds time;  // the longest of them
+  double share = 0;  // of the time with a collective under way anywhere
+};
+
 struct Summary {
   Picoseconds step;       // end to end: TTFT of a prefill, TPOT of a decode step, the pass of an encoder
   Picoseconds moe_layer;  // gate to combine, and back where the plan trains; mean over MoE layers and ranks
@@ -57,7 +65,11 @@ struct Summary {
   Flops expert_flops_min;
   std::array<Picoseconds, part_count> parts{};  // mean over ranks; sums to step up to rounding
   std::vector<BusyLink> links;                  // the five that carry most for their capacity
-  std::string bottleneck;                       // one sentence
+  std::vector<FullLinks> full;                  // the five longest: the cut that the network's time goes through
+  Picoseconds network;                          // time with a collective under way anywhere
+  Picoseconds network_early;                    // Timeline
+  Picoseconds network_late;
+  std::string bottleneck;  // one sentence
 };
 
 // Without errors the intervals stay empty.

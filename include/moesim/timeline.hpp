@@ -27,7 +27,8 @@ struct Span {
 struct LinkUse {
   LinkId link;
   Bytes bytes;
-  Picoseconds busy;  // time with at least one flow on it
+  Picoseconds busy;    // time with at least one flow on it
+  Picoseconds full{};  // time at its capacity, where that is known
   friend bool operator==(const LinkUse&, const LinkUse&) = default;
 };
 
@@ -46,6 +47,10 @@ struct Timeline {
   std::vector<Span> spans;  // sorted by (op, rank)
   std::vector<LinkUse> links;
   std::vector<LinkInterval> link_intervals;  // only when asked for: the trace's link tracks
+  // How much sooner, or later, the makespan might be, had every change of link shares been solved: what the brackets
+  // of all collectives add up to.
+  Picoseconds network_early;
+  Picoseconds network_late;
   Picoseconds makespan;
 };
 

@@ -45,6 +45,11 @@ double BoundedComponent::idled(std::uint32_t c) const {
   return most;
 }
 
+double BoundedComponent::idle(std::uint32_t l, Picoseconds until) const {
+  const auto h = static_cast<double>((until - time_).value());
+  return std::clamp(idle_[l].bytes(h) / fill_->capacity(l) / per_ps, 0.0, h);
+}
+
 double BoundedComponent::served_at(std::uint32_t c, Picoseconds now) const {
   return served_[c] + rate_[c] * (static_cast<double>((now - time_).value()) * per_ps);
 }
@@ -166,7 +171,7 @@ void BoundedComponent::plan() {
 
 // In the batch, what earlier ends leave unused speeds up those that are still there. A link that is full has idled for
 // w = (sum x eta' - sum x eta) / C by eta', and had it been used, everything on it would end w sooner. A flow ends
-// sooner by the least w of its full links; by no more than the w of the link that holds it back.
+// sooner by the least w of its full links, but no flow is faster than its cap.
 void BoundedComponent::end_batch() {
   clear_idle();
   for (const Soon& s : soon_) {
@@ -179,7 +184,8 @@ void BoundedComponent::end_batch() {
       if (fill_->holds(l, s.c)) most = std::max(most, w);
     }
     if (least == infinite) least = 0;
-    const std::int64_t eta = detail::checked_round_up(std::max(s.eta - least, 0.0));
+    const double at_cap = s.eta * (fill_->level(s.c) / fill_->cap(s.c));
+    const std::int64_t eta = detail::checked_round_up(std::max(s.eta - least, at_cap));
     batch_.push_back({time_ + Picoseconds(eta), s.c, s.member, s.eta, std::max(most - least, 0.0)});
     add_idle(links, rate_[s.c], s.eta);
   }
@@ -197,7 +203,8 @@ void BoundedComponent::step(Picoseconds now) {
   for (std::size_t i = 0; i < ended_; ++i)
     add_idle(path(members_[batch_[i].member]), rate_[batch_[i].c], batch_[i].eta);
   for (const std::uint32_t l : idle_links_)
-    if (fill_->full(l)) slip = std::max(slip, idle_[l].bytes(h) / fill_->capacity(l) / per_ps);
+    if (fill_->full(l)) slip = std::max(slip, idle(l, now));
+  count_full(now);
 
   for (std::uint32_t c = 0; c < served_.size(); ++c) served_[c] += rate_[c] * (h * per_ps);
   for (std::size_t i = 0; i < ended_; ++i) retire(batch_[i]);

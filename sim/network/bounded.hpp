@@ -27,6 +27,7 @@ class BoundedComponent final : public Component {
   void commit() override { step(end_); }
   void cut(Picoseconds now) override { step(now); }
   [[nodiscard]] double served_at(std::uint32_t c, Picoseconds now) const override;
+  [[nodiscard]] double idle(std::uint32_t l, Picoseconds until) const override;
   [[nodiscard]] double idled(std::uint32_t c) const override;
 
   [[nodiscard]] double open(double longest) const;

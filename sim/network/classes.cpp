@@ -69,7 +69,9 @@ void sort_by_path(Classes& out, std::vector<Entry>& entries, const RouteBook& ro
 
 // Links that carry the same flows are one link of the least capacity: a GPU's PCIe link and its NIC, say. The set of
 // paths is compared by the sum of their random numbers (64 bits) and their count.
-void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begin, std::vector<std::uint32_t>& hops) {
+// Returns the new numbers.
+std::vector<std::uint32_t> merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begin,
+                                       std::vector<std::uint32_t>& hops) {
   struct Signature {
     std::uint64_t sum = 0;
     std::uint32_t count = 0;
@@ -90,12 +92,15 @@ void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begi
     return std::tie(a.sum, a.count, a.link) < std::tie(b.sum, b.count, b.link);
   });
   std::vector<std::uint8_t> keep(capacity.size(), 0);
+  std::vector<std::uint32_t> stands_for(capacity.size());  // the first link with the same flows
   for (std::size_t i = 0; i < all.size();) {
     const std::uint32_t first = all[i].link;
     keep[first] = 1;
     const Signature s = all[i];
-    for (; i < all.size() && all[i].sum == s.sum && all[i].count == s.count; ++i)
+    for (; i < all.size() && all[i].sum == s.sum && all[i].count == s.count; ++i) {
       capacity[first] = std::min(capacity[first], capacity[all[i].link]);
+      stands_for[all[i].link] = first;
+    }
   }
   std::vector<std::uint32_t> renumbered(capacity.size());
   std::uint32_t kept = 0;
@@ -111,6 +116,8 @@ void merge_links(std::vector<double>& capacity, std::vector<std::uint32_t>& begi
     begin[c + 1] = out;
   }
   hops.resize(out);
+  for (std::uint32_t& l : stands_for) l = renumbered[l];
+  return stands_for;
 }
 
 // Joins classes that share all links that are not far from full.
@@ -125,6 +132,7 @@ class Joiner {
     std::vector<std::uint32_t> at(all_.capacity.size(), none);  // hop of the class that is being built
     for (std::size_t g = 0; g + 1 < group_begin_.size(); ++g) append(joined, members_of(g), at);
     joined.links = std::move(all_.links);
+    joined.merged = std::move(all_.merged);
     joined.capacity = std::move(all_.capacity);
     joined.route = std::move(all_.route);
     joined.path_begin = std::move(all_.path_begin);
@@ -231,7 +239,7 @@ Classes classify(std::vector<Entry>& entries, const RouteBook& routes, const Top
                  std::vector<std::uint32_t>& scratch, bool join) {
   Classes out;
   sort_by_path(out, entries, routes, topology, scratch);
-  merge_links(out.capacity, out.path_begin, out.path_hops);
+  out.merged = merge_links(out.capacity, out.path_begin, out.path_hops);
   if (join) Joiner(out).run();
   if (out.hops.empty()) {  // nothing was joined
     out.begin = out.path_begin;

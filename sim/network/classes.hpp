@@ -30,8 +30,9 @@ struct Entry {
 };
 
 struct Classes {
-  std::vector<LinkId> links;     // that the flows cross
-  std::vector<double> capacity;  // by link as it is known here: links with the same flows are merged
+  std::vector<LinkId> links;          // that the flows cross
+  std::vector<std::uint32_t> merged;  // by these: the link as it is known here: links with the same flows are merged
+  std::vector<double> capacity;       // of merged links: the least
 
   // By path.
   std::vector<std::uint32_t> route;

@@ -85,6 +85,16 @@ void Component::retire(const Ending& e) {
     --live_;
 }
 
+// Of merged links only those of the least capacity are full.
+void Component::count_full(Picoseconds until) {
+  for (std::size_t i = 0; i < classes_.links.size(); ++i) {
+    const std::uint32_t l = classes_.merged[i];
+    const LinkId link = classes_.links[i];
+    if (fill_->full(l) && around_.topology.links()[link.index()].capacity.value() <= fill_->capacity(l))
+      around_.ledger.full(link, until - time_ - Picoseconds(static_cast<std::int64_t>(idle(l, until))));
+  }
+}
+
 void Component::add_moved(Picoseconds now, std::vector<double>& by_link) const {
   for (std::uint32_t c = 0; c < goal_.size(); ++c) {
     if (fill_->gone(c)) continue;

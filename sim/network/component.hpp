@@ -68,6 +68,10 @@ class Component {
   // Moves to `now` < end_: what is in batch_ up to then is over.
   virtual void cut(Picoseconds now) = 0;
   [[nodiscard]] virtual double served_at(std::uint32_t c, Picoseconds now) const = 0;
+  // How long a full link idles between time_ and `until`, ps.
+  [[nodiscard]] virtual double idle(std::uint32_t l, Picoseconds until) const = 0;
+  // Adds what links are full until then, time_ still the beginning.
+  void count_full(Picoseconds until);
   // How long links of the class idled since the component was made, ps.
   [[nodiscard]] virtual double idled(std::uint32_t c) const = 0;
 

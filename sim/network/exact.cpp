@@ -54,6 +54,7 @@ void ExactComponent::plan() {
 }
 
 void ExactComponent::commit() {
+  count_full(end_);
   time_ = end_;
   double level = std::numeric_limits<double>::infinity();
   for (const Ending& e : batch_) {

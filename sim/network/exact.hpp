@@ -12,8 +12,9 @@ class ExactComponent final : public Component {
  private:
   void plan() override;
   void commit() override;
-  void cut(Picoseconds) override {}
+  void cut(Picoseconds now) override { count_full(now); }
   [[nodiscard]] double served_at(std::uint32_t c, Picoseconds now) const override;
+  [[nodiscard]] double idle(std::uint32_t, Picoseconds) const override { return 0; }
   [[nodiscard]] double idled(std::uint32_t) const override { return 0; }
   // Classes from `kept` on in fill order have new shares.
   void follow(std::size_t kept);

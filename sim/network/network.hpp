@@ -39,6 +39,7 @@ struct Completion {
 struct LinkTotals {
   Bytes bytes;       // carried so far
   Picoseconds busy;  // time with at least one flow
+  Picoseconds full;  // time at its capacity, up to the last change of shares: the flows held back by it could use more
 };
 
 // exact: every completion re-solves the shares of those it affects.

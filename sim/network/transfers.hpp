@@ -67,6 +67,7 @@ class LinkLedger {
   explicit LinkLedger(std::size_t links) : totals_(links), use_(links) {}
   void begin(std::span<const LinkId> route, Picoseconds time);
   void end(std::span<const LinkId> route, std::int64_t bytes, Picoseconds time);
+  void full(LinkId link, Picoseconds time) { totals_[link.index()].full += time; }
   [[nodiscard]] LinkTotals total(std::size_t link, Picoseconds now) const;  // without flows under way
   [[nodiscard]] std::size_t links() const { return totals_.size(); }
 

@@ -59,6 +59,8 @@ TEST_CASE("the smallest scenario and its defaults") {
   CHECK(s.strategies[0].kind == "expert_parallel");
   CHECK(s.strategies[0].name == "expert_parallel");
   CHECK(s.strategies[0].options.empty());
+  CHECK_FALSE(s.simulation.exact);
+  CHECK(s.simulation.network_error == 0.01);
   CHECK(s.report.baseline.empty());
   CHECK(s.place("cluster.machine").line == 7);
   CHECK(s.place("cluster.machine").column == 11);
@@ -115,6 +117,9 @@ factor = 1.25
 text = "a"
 [[strategy]]
 kind = "tensor_parallel"
+[simulation]
+network = "bounded"
+network_error = 0.05
 [report]
 baseline = "EP"
 sort = "moe_layer"

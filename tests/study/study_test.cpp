@@ -100,6 +100,48 @@ TEST_CASE("the parts of a step add up to the step") {
   }
 }
 
+TEST_CASE("two fidelities, chosen in the scenario: the exact step lies in what the bounded one reports") {
+  const auto simulated = [](const std::string& network) {
+    const Scenario scenario =
+        read_scenario(data_path("scenarios/deepseek_v3_h200.toml"), {{"cluster.nodes", std::int64_t{4}, {}},
+                                                                     {"model.layers", std::int64_t{5}, {}},
+                                                                     {"simulation.network", network, {}}});
+    return run_study(scenario, {});
+  };
+  const StudyResult exact = simulated("exact"), bounded = simulated("bounded");
+  int open = 0;
+  for (const StrategyResult& e : exact.points.front().strategies) {
+    CAPTURE(e.label);
+    const Summary& b = strategy(bounded.points.front(), e.label).summary;
+    CHECK(e.summary.network_early == Picoseconds());
+    CHECK(e.summary.network_late == Picoseconds());
+    CHECK(e.summary.step >= b.step - b.network_early);
+    CHECK(e.summary.step <= b.step + b.network_late);
+    CHECK((b.network_early + b.network_late) / b.step <= 0.02);  // an error of 1 % to either side
+    open += b.network_late.value() > 0 ? 1 : 0;
+    for (const Summary* s : {&e.summary, &b}) {
+      CHECK(s->network <= s->step);
+      REQUIRE(!s->full.empty());
+      for (const FullLinks& l : s->full) {
+        CHECK(l.links > 0);
+        CHECK(l.time <= s->network);
+        CHECK(l.share == doctest::Approx(l.time / s->network));
+      }
+    }
+  }
+  CHECK(open > 0);
+  // Flags go before the scenario.
+  RunOptions options;
+  options.fidelity = sim::Fidelity{};
+  const Scenario loose =
+      read_scenario(data_path("scenarios/deepseek_v3_h200.toml"), {{"cluster.nodes", std::int64_t{4}, {}},
+                                                                   {"model.layers", std::int64_t{5}, {}},
+                                                                   {"simulation.network_error", 0.3, {}}});
+  const StudyResult overridden = run_study(loose, options);
+  for (const StrategyResult& e : exact.points.front().strategies)
+    CHECK(strategy(overridden.points.front(), e.label).summary.step == e.summary.step);
+}
+
 TEST_CASE("best first: what fits before what does not, by time") {
   const StudyResult study = run("scenarios/mixtral_h100.toml");
   const auto& s = study.points.front().strategies;

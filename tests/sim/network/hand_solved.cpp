@@ -4,6 +4,7 @@
 #include "tests/sim/network/scenes.hpp"
 
 using namespace moesim;
+using namespace moesim::literals;
 using sim::Fidelity;
 
 namespace {
@@ -86,6 +87,24 @@ TEST_CASE("a switch: the busiest port is the makespan") {
   // 3 GPUs, out-links 0..2, in-links 3..5, all of 1. Everyone sends 1 to GPU 0 (in-link 3) or from it:
   // 1 -> 0 and 2 -> 0 share in-link 3: 1/2 each, t = 2; 0 -> 1 has its links alone: t = 1.
   check({{GB, GB, GB, GB, GB, GB}, {flow({1, 3}, GB), flow({2, 3}, GB), flow({0, 4}, GB)}}, {2, 2, 1});
+}
+
+TEST_CASE("how long links are full") {
+  // Links of 1, 4 and 10 GB/s; a moves 1 GB over all three, b 6 GB over the second.
+  // a: 1 GB/s until t = 1 s. b: 4 - 1 = 3 GB/s until then, the other 3 GB at 4 GB/s: t = 1.75 s.
+  // The first link is full for 1 s, the second for 1.75 s, the third never.
+  for (const Fidelity fidelity : {Fidelity{}, Fidelity{Fidelity::Kind::bounded, 0.01}}) {
+    const Wires wires({1e9, 4e9, 1e10}, {{0, 1, 2}, {1}});
+    const auto network = sim::make_network(wires, fidelity);
+    network->start({}, std::vector<sim::Flow>{{Rank(0), Rank(1), 1_GB}, {Rank(2), Rank(3), 6_GB}});
+    std::vector<sim::Completion> done;
+    network->advance(from_seconds(3), done);
+    const std::vector<sim::LinkTotals> totals = network->totals();
+    CHECK(totals[0].full == from_seconds(1));
+    CHECK(totals[1].full == from_seconds(1.75));
+    CHECK(totals[2].full == Picoseconds());
+    CHECK(totals[2].busy == from_seconds(1));
+  }
 }
 
 TEST_CASE("flows of one route are one class and end one after the other") {
