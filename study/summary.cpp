@@ -129,7 +129,7 @@ std::string bottleneck(const Summary& s, const Cluster& cluster) {
   if (!s.links.empty())
     out += fmt::format("; busiest link {} (in use for {:.0f} % of the step, {:.0f} % full then)", s.links.front().name,
                        100 * s.links.front().busy, 100 * s.links.front().utilization);
-  if (!s.full.empty())
+  if (!s.full.empty() && s.full.front().share >= 0.01)
     out += fmt::format("; {} full for {:.0f} % of the time of collectives", s.full.front().name,
                        100 * s.full.front().share);
   return out;
