@@ -6,6 +6,7 @@
 #include "models/hardware/machine.hpp"
 #include "moesim/error.hpp"
 #include "plan/names.hpp"
+#include "study/calibration.hpp"
 #include "study/collective_bench.hpp"
 
 namespace moesim::cli {
@@ -13,7 +14,7 @@ namespace moesim::cli {
 namespace {
 
 struct Args {
-  std::string machine, op, network = "single", algorithm = "automatic", against;
+  std::string machine, op, network = "single", algorithm = "automatic", against, calibration = "shipped";
   std::vector<std::string> overlays;
   int gpus = 0;
   std::string sizes = "1KiB..1GiB";
@@ -25,7 +26,8 @@ struct Args {
 // Whole nodes, or a part of one.
 Cluster cluster_of(const Args& args) {
   hardware::MachineSpec machine = hardware::load_machine(args.machine, {"--machine"});
-  for (const std::string& path : args.overlays) hardware::apply_overlay(machine, path);
+  for (const std::string& path : args.overlays)
+    if (!study::is_fit_file(path)) hardware::apply_overlay(machine, path);
   const int gpus = args.gpus > 0 ? args.gpus : machine.gpus_per_node;
   hardware::ClusterShape shape;
   shape.nodes = std::max(1, gpus / machine.gpus_per_node);
@@ -36,7 +38,12 @@ Cluster cluster_of(const Args& args) {
   if (shape.nodes > 1)
     machine.network.kind =
         args.network == "rail" ? hardware::NetworkFabric::Kind::rail : hardware::NetworkFabric::Kind::single;
-  return hardware::make_cluster(machine, shape, {"--gpus"});
+  study::Scenario scenario;
+  scenario.cluster.calibration = args.calibration;
+  scenario.cluster.overlays = args.overlays;
+  Cluster out = hardware::make_cluster(machine, shape, {"--gpus"});
+  out.communication = study::make_communication(study::find_calibration(scenario, machine), machine);
+  return out;
 }
 
 int run_collective(const Args& args, bool sizes_given) {
@@ -69,7 +76,11 @@ void add_bench(CLI::App& app, Run& run) {
   bench->require_subcommand(1);
   CLI::App* verb = bench->add_subcommand("collective", "One collective by size, as nccl-tests prints it");
   verb->add_option("--machine", args->machine, "A machine of `moesim list machines`, or a machine file")->required();
-  verb->add_option("--overlay", args->overlays, "Calibration (FILE.fit.toml) to lay over it");
+  verb->add_option("--overlay", args->overlays, "Numbers, or a calibration (FILE.fit.toml), to lay over it");
+  verb->add_option("--calibration", args->calibration,
+                   "Measured collectives: shipped (the machine's, or its nearest relative's), none (the machine file's "
+                   "latencies alone), or a fit file")
+      ->capture_default_str();
   verb->add_option("--gpus", args->gpus, "GPUs in all: part of a node, or whole nodes; default one node")
       ->check(CLI::Range(2, 65536));
   verb->add_option("--network", args->network, "What joins several nodes")

@@ -8,6 +8,7 @@
 #include <set>
 
 #include "models/cost/host_model.hpp"
+#include "models/fit/group.hpp"
 #include "models/fit/shipped.hpp"
 #include "support/files.hpp"
 
@@ -95,6 +96,15 @@ std::unique_ptr<cost::KernelModel> make_kernels(const Calibration& calibration, 
   if (cost::find_host_entry(*calibration.fits, cost::HostKernel::product) != nullptr)
     return cost::make_host(gpu, *calibration.fits);
   return cost::make_fitted(gpu, *calibration.fits, calibration.library, fit::uncalibrated_sigma()["other pipeline"]);
+}
+
+std::shared_ptr<const cost::Communication> make_communication(const Calibration& calibration,
+                                                              const hardware::MachineSpec& m) {
+  if (!calibration.fits || m.node.kind != hardware::NodeFabric::Kind::nvswitch) return nullptr;
+  const cost::Fabric sheet = fit::fabric_of(m);
+  const auto known = cost::communication(*calibration.fits, sheet, sheet.link * m.node.gpu_link.efficiency,
+                                         sheet.nic * m.network.nic.efficiency);
+  return known ? std::make_shared<const cost::Communication>(*known) : nullptr;
 }
 
 hardware::MachineSpec with_transfers(hardware::MachineSpec m, double launch_us, double message_us, double megabyte_us) {

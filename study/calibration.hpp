@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "models/cost/communication.hpp"
 #include "models/cost/fitted.hpp"
 #include "study/scenario.hpp"
 
@@ -29,6 +30,11 @@ hardware::MachineSpec with_transfers(hardware::MachineSpec machine, double launc
                                      double megabyte_us);
 // What a calibration of the host was measured on: the processor's name as the kernel knows it.
 std::string this_processor();
+
+// Collectives of the calibration on a cluster of the machine; nothing where its GPUs are not on NVSwitch, as all that
+// was measured are.
+std::shared_ptr<const cost::Communication> make_communication(const Calibration& calibration,
+                                                              const hardware::MachineSpec& machine);
 
 // Kernel times of the calibration on a GPU.
 std::unique_ptr<cost::KernelModel> make_kernels(const Calibration& calibration, const Gpu& gpu);

@@ -177,6 +177,7 @@ std::string render_collective(const CollectiveBench& bench, const std::vector<Co
       fmt::format("# {} ({}) on {} x {} {}{}\n", spelling(bench.kind), name_of(algorithm_names, bench.algorithm),
                   cluster.nodes, cluster.gpus_per_node, cluster.gpu.name,
                   bench.zipf > 0 ? fmt::format(", destinations by zipf {}", bench.zipf) : "");
+  out += fmt::format("# latencies: {}\n", cluster.communication ? "measured (fitted)" : "the machine file's");
   out += fmt::format("# {:>12} {:>12} {:>9} {:>9} {:>12}{}\n", "size", "time", "algbw", "busbw", "bound",
                      compared ? fmt::format(" {:>12} {:>8}", "measured", "error") : "");
   out += fmt::format("# {:>12} {:>12} {:>9} {:>9} {:>12}{}\n", "(B)", "(us)", "(GB/s)", "(GB/s)", "(us)",
@@ -223,6 +224,7 @@ std::string collective_json(const CollectiveBench& bench, const std::vector<Coll
                          {"machine", cluster.name},
                          {"gpus", cluster.ranks()},
                          {"nodes", cluster.nodes},
+                         {"calibrated", cluster.communication != nullptr},
                          {"zipf", bench.zipf},
                          {"rows", std::move(list)}};
   return out.dump(2) + "\n";

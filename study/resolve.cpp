@@ -308,6 +308,7 @@ Setup resolve(const Scenario& s) {
     out.cluster = load_cluster(s, machine);
     cluster = true;
     out.calibration = find_calibration(s, machine);
+    out.cluster.communication = make_communication(out.calibration, machine);
   });
   bool workload = false;
   if (cluster) workload = faults.attempt([&] { out.workload = whole_workload(s, out.cluster.ranks()); });

@@ -15,6 +15,10 @@
 
 namespace moesim {
 
+namespace cost {
+struct Communication;  // models/cost/communication.hpp
+}
+
 struct Gpu {
   std::string name;
   int sms = 0;
@@ -61,6 +65,7 @@ struct Cluster {
   int gpus_per_node = 1;
   Gpu gpu;
   CollectiveCosts collectives;
+  std::shared_ptr<const cost::Communication> communication;  // as calibrated; null: `collectives` alone
   BytesPerSecond host_link;                    // one GPU's path to host memory, one direction (PCIe, NVLink-C2C)
   std::shared_ptr<const Topology> topology;    // ranks = nodes * gpus_per_node, node-major
   std::map<std::string, std::string> sources;  // dotted key -> where the number is from

@@ -1,6 +1,6 @@
 // How long a collective takes when nothing else runs: NCCL's protocols and algorithms on one node and several.
-// docs/cost_models.md, "Collectives". The simulator shares links between collectives itself (sim/collectives); this
-// model is what calibration fits and what a prediction of one collective is judged by.
+// docs/cost_models.md, "Collectives". What calibration fits; the simulator takes latency and protocol from here and
+// shares the links between collectives itself (sim/collectives/measured.cpp).
 #pragma once
 
 #include <array>
@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "models/cost/parameters.hpp"
 #include "moesim/units.hpp"
@@ -28,6 +29,20 @@ struct CollectiveShape {
   double bytes = 0;
 };
 
+// How the bytes go: around a ring, along trees between nodes and chains inside, from each to each, through the switch.
+enum class CollectiveForm : std::uint8_t { ring, tree, exchange, in_switch };
+
+// One way to carry a collective, as the busiest member sees it. Bytes are those of one direction.
+struct CollectiveLoad {
+  CollectiveForm form = CollectiveForm::ring;
+  double link = 0;             // through its NVLinks; in the switch: the buffer
+  double nic = 0;              // through its share of the NICs
+  double own = 0;              // its own part, copied inside the GPU
+  double pair = 0;             // exchange: to one peer
+  double steps = 0, hops = 0;  // one after the other, inside a node and between nodes
+  int peers = 1;
+};
+
 // Data-sheet rates, bytes per microsecond and direction, of one GPU.
 struct Fabric {
   double link = 0;  // NVLink
@@ -45,7 +60,8 @@ struct CollectiveParameters {
   double copy_rate;                     // of memory: a rank's own part, out of place
   double switch_us, switch_rate;        // all-reduce inside the switch; rate of the link
   double sharpness;
-  double inter_step_us, nic_efficiency;  // between nodes
+  double inter_step_us, nic_efficiency;    // between nodes
+  double inter_medium_us, inter_large_us;  // what LL128, Simple cost more per step between nodes
 };
 std::span<const Field<CollectiveParameters>> collective_fields();
 
@@ -53,6 +69,13 @@ std::span<const Field<CollectiveParameters>> collective_fields();
 std::string_view collective_regime(const CollectiveShape& shape);
 
 double collective_us(const CollectiveParameters& p, const Fabric& fabric, const CollectiveShape& shape);
+// The same of loads that a library chooses from, one per form.
+double collective_us(const CollectiveParameters& p, const Fabric& fabric, std::span<const CollectiveLoad> choices);
+// The form whose fastest protocol is the fastest of all.
+const CollectiveLoad& fastest_form(const CollectiveParameters& p, const Fabric& fabric,
+                                   std::span<const CollectiveLoad> choices);
+// What rings, trees and the switch load evenly over nodes.
+std::vector<CollectiveLoad> loads(const Fabric& fabric, const CollectiveShape& shape);
 // Bytes that cross the link that carries most, at its data-sheet rate.
 double collective_bound_us(const Fabric& fabric, const CollectiveShape& shape);
 

@@ -1,11 +1,10 @@
 // T tokens of h bytes on every rank, top_k of E experts, N nodes of g ranks, S SMs.
 //   R = distinct ranks of a token, M = distinct nodes                      (drawn evenly, without replacement)
 // Normal mode (DeepEP's intranode and internode kernels):
-//   copies  c = R T + token_rows (T + [N > 1] M T) + [N > 1] M T / 2       a token is handled once more at each node,
-//   and
-//                                                                          staged once through the RDMA buffer
-//   t = latency + row_us h + p-norm( c (h + row_bytes) / (S sm_rate), R T h (g-1)/g / (e B_link), M T h (N-1)/N / (e
-//   B_nic) )
+//   copies  c = R T + token_rows (T + [N > 1] M T) + [N > 1] M T
+//           a token is handled once more at each node, and staged once through the RDMA buffer
+//   t = latency + row_us h + p-norm( c (h + row_bytes) / (S sm_rate),
+//                                    R T h (g-1)/g / (e B_link), M T h (N-1)/N / (e B_nic) )
 // Low-latency mode: every copy travels by itself, top_k T h of them, (g-1)/G over NVLink and (N-1)/N over the NIC;
 //   t = latency + row_us h + expert_us E/100 + [N > 1] net_us + p-norm( link, NIC, k T h / (min(E, 128) sm_rate) )
 // Limits: uniform routing; one-node fits say nothing about the NIC, whose efficiency then stays at its prior.
@@ -87,18 +86,28 @@ std::span<const Field<LowLatencyParameters>> low_latency_fields() {
   return fields;
 }
 
+double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const ExchangeLoad& l) {
+  const double rows = l.copies + p.token_rows * (l.tokens + l.relays) + l.relays;
+  const double nic = l.nic > 0 ? l.nic / (fabric.nic * p.nic_efficiency) : 0;
+  const double work =
+      norm({rows * (l.row + p.row_bytes) / (l.sms * p.sm_rate), l.link / (fabric.link * p.link_efficiency), nic},
+           p.sharpness);
+  return p.latency_us + p.row_us * l.row / 1e3 + work;
+}
+
 double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const ExchangeShape& s) {
   if (s.tokens <= 0) return 0;
   const double ranks = static_cast<double>(s.nodes) * s.gpus_per_node;
-  const double token = s.hidden * s.bytes_per_element;
-  const double relays = s.nodes > 1 ? s.tokens * distinct_groups(s.nodes, s.experts, s.top_k) : 0;
-  const double copies =
-      s.tokens * distinct_groups(ranks, s.experts, s.top_k) + p.token_rows * (s.tokens + relays) + relays;
   const Loads l = loads(s);
-  const double work = norm({copies * (token + p.row_bytes) / (s.sms * p.sm_rate),
-                            l.link / (fabric.link * p.link_efficiency), nic_us(l, fabric, s, p.nic_efficiency)},
-                           p.sharpness);
-  return std::max(p.latency_us + p.row_us * token / 1e3 + work, exchange_bound_us(fabric, s));
+  ExchangeLoad load;
+  load.tokens = s.tokens;
+  load.copies = s.tokens * distinct_groups(ranks, s.experts, s.top_k);
+  load.relays = s.nodes > 1 ? s.tokens * distinct_groups(s.nodes, s.experts, s.top_k) : 0;
+  load.row = s.hidden * s.bytes_per_element;
+  load.link = l.link;
+  load.nic = s.nodes > 1 ? l.nic : 0;
+  load.sms = s.sms;
+  return std::max(exchange_us(p, fabric, load), exchange_bound_us(fabric, s));
 }
 
 double exchange_us(const LowLatencyParameters& p, const Fabric& fabric, const ExchangeShape& s) {
