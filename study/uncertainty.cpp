@@ -8,6 +8,7 @@
 
 #include "models/cost/host_model.hpp"
 #include "models/fit/shipped.hpp"
+#include "sim/collectives/lowering.hpp"
 #include "sim/op_cost.hpp"
 
 namespace moesim::study {
@@ -48,6 +49,10 @@ std::optional<cost::CollectiveKind> as_measured(Collective::Kind kind) {
   return std::nullopt;
 }
 
+bool sparse(Collective::Kind kind) {
+  return kind == Collective::Kind::sparse_all_gather || kind == Collective::Kind::sparse_reduce_scatter;
+}
+
 // As nccl-tests count: the full buffer.
 double buffer_bytes(const Plan& plan, const Collective& c, Rank rank, int group) {
   const Traffic t = traffic(plan, c, rank);
@@ -55,8 +60,8 @@ double buffer_bytes(const Plan& plan, const Collective& c, Rank rank, int group)
   return c.kind == Collective::Kind::all_reduce ? bytes : bytes * group / std::max(1, group - 1);
 }
 
-// The simulator's own lowering (sim/collectives) makes the time: `sigma` is its error against nccl-tests. The fit says
-// what was measured, and what a transfer adds.
+// Where the calibration times the collective (sim/collectives/measured.cpp) its held-out error; else `sigma`, the error
+// of the machine file's latencies against nccl-tests, and what a transfer adds.
 OpError collective_error(const Plan& plan, const Collective& c, Rank rank, const Cluster& cluster,
                          const Calibration& calibration, double sigma) {
   OpError out{ErrorKind::collectives, sigma, false};
@@ -65,13 +70,22 @@ OpError collective_error(const Plan& plan, const Collective& c, Rank rank, const
   for (const std::vector<Rank>& g : plan.groups[c.groups.index()]) {
     if (std::ranges::find(g, rank) == g.end()) continue;
     const auto node = [&](Rank r) { return r.value() / cluster.gpus_per_node; };
+    const auto [low, high] = std::ranges::minmax_element(g, {}, node);
+    const int nodes = node(*high) - node(*low) + 1;
+    if (cluster.communication && sim::exchange_kernel(c)) {
+      const bool returns = *sim::exchange_kernel(c) == cost::ExchangeKind::combine;
+      if (const cost::FitEntry* e = cost::find_entry(*calibration.fits, "deepep", returns ? "combine" : "dispatch"))
+        return {ErrorKind::collectives, cost::log_sigma(*e, cost::exchange_regime(nodes), nodes),
+                e->transferred_from.empty() && cost::inside(*e, "nodes", nodes)};
+    }
     cost::CollectiveShape shape;
     shape.kind = as_measured(c.kind).value_or(cost::CollectiveKind::all_reduce);
     shape.gpus = static_cast<int>(g.size());
-    const auto [low, high] = std::ranges::minmax_element(g, {}, node);
-    shape.nodes = node(*high) - node(*low) + 1;
+    shape.nodes = nodes;
     shape.bytes = buffer_bytes(plan, c, rank, shape.gpus);
-    out.log_sigma = std::hypot(sigma, entry->transfer_sigma);
+    const bool timed = cluster.communication && !sparse(c.kind);
+    out.log_sigma = timed ? cost::log_sigma(*entry, cost::collective_regime(shape), nodes)
+                          : std::hypot(sigma, entry->transfer_sigma);
     out.in_range = cost::in_range(*entry, shape);
   }
   return out;

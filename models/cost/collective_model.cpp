@@ -115,6 +115,7 @@ std::optional<CollectiveKind> parse_collective(std::string_view name) {
 std::string_view collective_regime(const CollectiveShape& s) {
   constexpr double kib = 1024;
   constexpr double mib = 1024 * 1024;
+  if (s.nodes > 1) return "several nodes";
   if (s.bytes < kib) return "under 1 KiB";
   if (s.bytes <= 64 * kib) return "1 to 64 KiB";
   if (s.bytes <= 16 * mib) return "64 KiB to 16 MiB";

@@ -36,12 +36,6 @@ TilePolicy parse_policy(std::string_view name) {
   return TilePolicy::best;
 }
 
-bool inside(const FitEntry& entry, std::string_view quantity, double value) {
-  for (const CalibratedRange& r : entry.ranges)
-    if (r.quantity == quantity) return value >= r.low && value <= r.high;
-  return true;
-}
-
 double element_bytes(DType t) { return bits(t) / 8.0; }
 
 struct Fit {
@@ -207,8 +201,9 @@ class Fitted final : public KernelModel {
   std::array<std::vector<Fit>, all_maths.size()> grouped_;
 };
 
-Prediction prediction(const FitEntry& entry, double us, double bound, std::string_view regime, bool in_range) {
-  const double reach = std::exp(z90 * log_sigma(entry, regime));
+Prediction prediction(const FitEntry& entry, double us, double bound, std::string_view regime, bool in_range,
+                      int nodes = 1) {
+  const double reach = std::exp(z90 * log_sigma(entry, regime, nodes));
   us = std::max(us, bound);
   return {us, std::max(us / reach, bound), us * reach, in_range && entry.transferred_from.empty()};
 }
@@ -219,6 +214,12 @@ std::size_t common_prefix(std::string_view a, std::string_view b) {
 }
 
 }  // namespace
+
+bool inside(const FitEntry& entry, std::string_view quantity, double value) {
+  for (const CalibratedRange& r : entry.ranges)
+    if (r.quantity == quantity) return value >= r.low && value <= r.high;
+  return true;
+}
 
 const FitEntry* find_entry(const FitFile& fits, std::string_view schema, std::string_view dtype,
                            std::string_view library) {
@@ -236,6 +237,12 @@ double log_sigma(const FitEntry& entry, std::string_view regime) {
   if (!a || a->rows < 30) a = entry.find("all");
   const double own = a ? (a->high - a->low) / 2 / z90 : 0;
   return std::hypot(own, entry.transfer_sigma);
+}
+
+double log_sigma(const FitEntry& entry, std::string_view regime, int nodes) {
+  const auto measured = std::ranges::find(entry.ranges, "nodes", &CalibratedRange::quantity);
+  const bool beyond = measured != entry.ranges.end() && nodes > measured->high;
+  return log_sigma(entry, regime) * (beyond ? beyond_nodes : 1);
 }
 
 bool in_range(const FitEntry& entry, const CollectiveShape& shape) {
@@ -271,8 +278,10 @@ std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile
   if (!entry) return std::nullopt;
   const auto p = from_map(collective_fields(), entry->parameters);
   return prediction(*entry, collective_us(p, fabric, shape), collective_bound_us(fabric, shape),
-                    collective_regime(shape), in_range(*entry, shape));
+                    collective_regime(shape), in_range(*entry, shape), shape.nodes);
 }
+
+std::string exchange_regime(int nodes) { return nodes == 1 ? "one node" : fmt::format("{} nodes", nodes); }
 
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape) {
   const std::string kernel = std::string(shape.low_latency ? "low-latency " : "") +
@@ -283,8 +292,7 @@ std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& 
                                       : exchange_us(from_map(exchange_fields(), entry->parameters), fabric, shape);
   const bool in_range = inside(*entry, "tokens", shape.tokens) && inside(*entry, "hidden", shape.hidden) &&
                         inside(*entry, "nodes", shape.nodes) && inside(*entry, "sms", shape.sms);
-  return prediction(*entry, us, exchange_bound_us(fabric, shape),
-                    shape.nodes == 1 ? "one node" : fmt::format("{} nodes", shape.nodes), in_range);
+  return prediction(*entry, us, exchange_bound_us(fabric, shape), exchange_regime(shape.nodes), in_range, shape.nodes);
 }
 
 double distance(const Gpu& a, const Gpu& b) {

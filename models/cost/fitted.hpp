@@ -36,15 +36,22 @@ std::optional<Prediction> predict_experts(const Gpu& gpu, const FitFile& fits, c
                                           const std::string& library = {});
 std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile& fits, const CollectiveShape& shape,
                                              const std::string& library = {});
+std::string exchange_regime(int nodes);  // a line of the accuracy table
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape);
 
 // The entry of a schema and format that `library` asks for: the longest common beginning, then the most rows.
 const FitEntry* find_entry(const FitFile& fits, std::string_view schema, std::string_view dtype,
                            std::string_view library = {});
+// Whether the measurements enclose the value; true where the entry has no such range.
+bool inside(const FitEntry& entry, std::string_view quantity, double value);
 // Measured on this GPU, with sizes and numbers of GPUs that the measurements enclose.
 bool in_range(const FitEntry& entry, const CollectiveShape& shape);
 // Standard deviation of ln(measured / predicted): of the regime where the entry has it, else of all its rows.
 double log_sigma(const FitEntry& entry, std::string_view regime);
+// The same over `nodes` nodes: `beyond_nodes` times as wide where fewer were measured. DeepEP's two nodes, predicted
+// from one, are in intervals of that width in 88 to 100 % of the rows (docs/cost_models.md, "Intervals").
+inline constexpr double beyond_nodes = 2;
+double log_sigma(const FitEntry& entry, std::string_view regime, int nodes);
 
 // ---- transfer
 // ---------------------------------------------------------------------------------------------------------

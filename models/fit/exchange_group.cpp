@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 
+#include "models/cost/fitted.hpp"
 #include "models/fit/group_builder.hpp"
 
 namespace moesim::fit {
@@ -43,7 +44,7 @@ std::vector<Group> exchange_groups(const std::vector<ExchangeRow>& rows, const h
              .shape = fmt::format("{} top-{} of {}", s.hidden, s.top_k, s.experts),
              .size = s.tokens * s.hidden * s.top_k,
              .count = s.nodes,
-             .regime = s.nodes == 1 ? "one node" : fmt::format("{} nodes", s.nodes),
+             .regime = cost::exchange_regime(s.nodes),
              .bound_us = exchange_bound_us(fabric, s),
              .roofline_us = alpha_beta_us(machine, fabric, s),
              .coordinates = {std::log2(s.tokens), std::log2(s.hidden), std::log2(s.top_k), std::log2(s.experts),

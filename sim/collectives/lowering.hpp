@@ -2,9 +2,11 @@
 // nccl-tests defines them.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "models/cost/exchange_model.hpp"
 #include "moesim/machine.hpp"
 #include "moesim/plan.hpp"
 #include "sim/network/network.hpp"
@@ -20,5 +22,8 @@ struct Stage {
 
 // `group` is an index into plan.groups[collective.groups]. Deterministic; flows are sorted by (from, to).
 std::vector<Stage> lower(const Plan& plan, const Collective& collective, std::size_t group, const Cluster& cluster);
+
+// Which of DeepEP's kernels carries an exchange of activations where they are calibrated: those that are hierarchical.
+std::optional<cost::ExchangeKind> exchange_kernel(const Collective& collective);
 
 }  // namespace moesim::sim

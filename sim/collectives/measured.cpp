@@ -154,8 +154,11 @@ std::vector<Stage> all_reduce(const Group& group) {
 
 std::vector<Stage> expert_exchange(const Group& group) {
   const cost::Communication& c = *group.cluster().communication;
-  const std::optional<cost::ExchangeParameters>& kernel = c.dispatch;
-  if (!kernel || group.collective().dtype == DType::i32) return {};  // counts are no activations
+  const auto kind = exchange_kernel(group.collective());
+  if (!kind) return {};
+  const std::optional<cost::ExchangeParameters>& kernel =
+      *kind == cost::ExchangeKind::dispatch ? c.dispatch : c.combine;
+  if (!kernel || group.costs().sms <= 0) return {};
   std::vector<Stage> out = all_to_all_hierarchical(group);
   std::vector<Flow> flows;
   for (const Stage& stage : out) flows.insert(flows.end(), stage.flows.begin(), stage.flows.end());
@@ -184,6 +187,12 @@ std::vector<Stage> expert_exchange(const Group& group) {
 
 }  // namespace
 
+std::optional<cost::ExchangeKind> exchange_kernel(const Collective& c) {
+  if (c.kind != Kind::all_to_all_v || c.algorithm != Algorithm::hierarchical) return std::nullopt;
+  if (c.dtype == DType::i32) return std::nullopt;  // counts, no activations
+  return cost::ExchangeKind::dispatch;
+}
+
 std::vector<Stage> measured(const Group& group) {
   if (group.cluster().communication == nullptr) return {};
   const Algorithm a = group.collective().algorithm;
@@ -197,8 +206,7 @@ std::vector<Stage> measured(const Group& group) {
     case Kind::all_to_all_v:
     case Kind::send_recv:
       if (a == Algorithm::automatic || a == Algorithm::direct) return one(Form::exchange, all_to_all_direct(group));
-      return a == Algorithm::hierarchical && group.collective().kind == Kind::all_to_all_v ? expert_exchange(group)
-                                                                                           : std::vector<Stage>{};
+      return expert_exchange(group);
     case Kind::all_gather_v:
       return ring ? one(Form::ring, all_gather_ring(group)) : std::vector<Stage>{};
     case Kind::reduce_scatter_v:

@@ -31,6 +31,7 @@ CollectiveParameters simple() {
   p.peer_us = 0.5;
   p.bulk_us = 6;
   p.inter_step_us = 8;
+  p.inter_medium_us = p.inter_large_us = 3;
   p.nic_efficiency = 0.5;
   return p;
 }
@@ -52,12 +53,16 @@ TEST_CASE("rings: steps, wire volume and the own part") {
   CHECK(us(CollectiveKind::all_reduce, 1, 1, 8e6) == 0);
 }
 
-TEST_CASE("nodes: the NIC carries a node's share") {
-  // 2 nodes of 4, all-gather of 8 MB: each node receives the other's 4 MB over 4 NICs: 1 MB each at 5 kB/us = 200 us,
-  // longer than the wire's 7 MB at 50 kB/us = 140 us. Steps: 3 inside, 1 between.
-  CHECK(us(CollectiveKind::all_gather, 8, 2, 8e6) == doctest::Approx(5 + 3 + 8 + 10 + 200 + 4));
+TEST_CASE("nodes: what a ring, a tree and an exchange put on a NIC") {
+  // 2 nodes of 4, all-gather of 8 MB: one ring per NIC, 7/8 of 2 MB each at 5 kB/us = 350 us, longer than the wire's 7
+  // MB at 50 kB/us = 140 us. Of the ring's 7 steps one is between nodes, and Simple costs 3 us more there.
+  CHECK(us(CollectiveKind::all_gather, 8, 2, 8e6) == doctest::Approx(5 + 6 + 8 + 3 + 10 + 350 + 4));
   // All-to-all: half of the 8 MB leaves the node, 4 MB at 5 kB/us.
-  CHECK(us(CollectiveKind::all_to_all, 8, 2, 8e6) == doctest::Approx(4 + 3.5 + 8 + 6 + 800));
+  CHECK(us(CollectiveKind::all_to_all, 8, 2, 8e6) == doctest::Approx(4 + 3.5 + 8 + 3 + 6 + 800));
+  // All-reduce: a tree moves 2 MB per NIC (400 us), the rings 3.5 (700 us); its chains are 2 x 3 steps, its hops 2.
+  CHECK(us(CollectiveKind::all_reduce, 8, 2, 8e6) == doctest::Approx(5 + 6 + 2 * 11 + 10 + 400).epsilon(0.01));
+  // Over 4 nodes the inner nodes of two binary trees send twice as much, the rings 15/16 of it.
+  CHECK(us(CollectiveKind::all_reduce, 16, 4, 8e6) < 5 + 6 + 4 * 11 + 10 + 800);
 }
 
 TEST_CASE("the fastest protocol is taken, softly") {
