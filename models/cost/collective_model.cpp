@@ -1,5 +1,6 @@
 // Loads of S bytes over G GPUs on N nodes of g = G / N (nccl-tests, doc/PERFORMANCE.md):
-//   ring       link  all-gather, reduce-scatter S (G-1)/G; all-reduce twice that;   NIC  that / g: one ring per NIC
+//   ring       W = all-gather, reduce-scatter S (G-1)/G; all-reduce twice that. Over several nodes one ring per NIC:
+//              NIC W / g, link W (g-1)/g; on one node link W
 //   tree       all-reduce over several nodes: link 2 S (g-1)/g, NIC S / g, twice that over more than two nodes (the
 //              inner nodes of two binary trees, each for half of the bytes)
 //   exchange   link S (g-1)/G, NIC S (G-g)/G;   own part (not all-reduce): S/G, out of place
@@ -133,7 +134,8 @@ std::vector<CollectiveLoad> loads(const Fabric& fabric, const CollectiveShape& s
   const double twice = both ? 2 : 1;
   const double around = twice * s.bytes * (gpus - 1) / gpus;
   const bool several = s.nodes > 1;
-  std::vector<CollectiveLoad> out{{CollectiveForm::ring, around, several ? around / per_node : 0,
+  const double inside = several ? (per_node - 1) / per_node : 1;  // of a GPU's rings, all but one go on to a neighbour
+  std::vector<CollectiveLoad> out{{CollectiveForm::ring, around * inside, several ? around / per_node : 0,
                                    both ? 0 : s.bytes / gpus, 0, twice * (gpus - nodes), twice * (nodes - 1), s.gpus}};
   if (!both) return out;
   const double up = several ? s.bytes / per_node * (s.nodes > 2 ? 2 : 1) : 0;

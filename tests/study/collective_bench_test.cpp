@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include "models/cost/fitted.hpp"
 #include "moesim/error.hpp"
+#include "study/calibration.hpp"
 #include "tests/common/cases.hpp"
 
 using namespace moesim;
@@ -84,4 +86,43 @@ TEST_CASE("predictions stand beside what was measured, size by size") {
   CHECK(render_collective(bench, rows, cluster).find("-20.0") != std::string::npos);
   bench.zipf = 1;
   CHECK_THROWS_AS(predict_collective(bench, cluster), InputError);
+}
+
+TEST_CASE("measured machines: the simulator gives the fitted time, so what `validate` prints is its error") {
+  for (const char* name : {"h100_sxm", "a100_80g_sxm", "h200_sxm"}) {
+    const hardware::MachineSpec machine = hardware::load_machine(name);
+    Scenario scenario;
+    const Calibration calibration = find_calibration(scenario, machine);
+    REQUIRE(calibration.fits);
+    for (const auto& [nodes, gpus] : {std::pair{1, 2}, std::pair{1, 8}, std::pair{2, 8}}) {
+      hardware::MachineSpec joined = machine;
+      joined.network.kind = hardware::NetworkFabric::Kind::single;
+      Cluster cluster = hardware::make_cluster(joined, {nodes, gpus, {}});
+      cluster.communication = make_communication(calibration, machine);
+      REQUIRE(cluster.communication);
+      for (const auto& [kind, measured] :
+           {std::pair{Collective::Kind::all_gather_v, cost::CollectiveKind::all_gather},
+            std::pair{Collective::Kind::all_reduce, cost::CollectiveKind::all_reduce},
+            std::pair{Collective::Kind::all_to_all_v, cost::CollectiveKind::all_to_all}}) {
+        CollectiveBench bench;
+        bench.kind = kind;
+        bench.sizes = parse_sizes("1KiB..512MiB", 8);
+        for (const CollectiveRow& row : predict_collective(bench, cluster)) {
+          CAPTURE(name);
+          CAPTURE(nodes * gpus);
+          CAPTURE(to_string(kind));
+          CAPTURE(row.size.value());
+          const auto fitted =
+              cost::predict_collective(cluster.communication->fabric, *calibration.fits,
+                                       {measured, nodes * gpus, nodes, static_cast<double>(row.size.value())});
+          CHECK(to_microseconds(row.time) == doctest::Approx(fitted->us).epsilon(nodes == 1 ? 0.01 : 0.05));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("fits of NVSwitch nodes are not carried to GPUs on PCIe") {
+  const hardware::MachineSpec machine = hardware::load_machine("pcie_box");
+  CHECK(make_communication(find_calibration({}, machine), machine) == nullptr);
 }

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "models/cost/communication.hpp"
+#include "sim/collectives/lowering.hpp"
 #include "sim/collectives/predict.hpp"
 #include "tests/common/cases.hpp"
 
@@ -27,6 +28,7 @@ cost::Communication known() {
   c.nccl.large_rate = 0.72;
   c.nccl.nic_efficiency = 0.7;
   c.dispatch = cost::from_map(cost::exchange_fields(), {});
+  c.dispatch->nic_efficiency = 0.7;
   return c;
 }
 
