@@ -12,7 +12,8 @@
 //   exchange    t_i = exchange_us + (G-1) peer_us + [N > 1] (inter_step_us + h_i) + l_i + max over ports
 //               i = LL (S/G per peer, all peers at once), Simple
 //   in switch   t = switch_us + hops (inter_step_us + h_Simple) + max(S/B_s, V/B_nic)   (more than two GPUs)
-// l_LL = h_LL = 0. t is the soft minimum (sum t_i^-p)^(-1/p): near a crossing NCCL's choice is now one, now the other.
+// l_LL = h_LL = 0; LL's bytes on a NIC count twice, half of them are flags. t is the soft minimum (sum t_i^-p)^(-1/p):
+// near a crossing NCCL's choice is now one, now the other.
 
 #include "models/cost/collective_model.hpp"
 
@@ -23,6 +24,8 @@
 
 namespace moesim::cost {
 namespace {
+
+constexpr double flagged = 2;  // LL sends a flag of 4 bytes with every 4 bytes
 
 constexpr double log2_ceil(int n) {
   int depth = 0;
@@ -43,7 +46,7 @@ std::size_t protocol_times(const CollectiveParameters& p, const Fabric& fabric, 
   switch (l.form) {
     case CollectiveForm::exchange: {
       const double enter = p.exchange_us + (l.peers - 1) * p.peer_us;
-      out[0] = enter + hops(0) + std::max(l.pair / (fabric.link * p.exchange_rate), nic);
+      out[0] = enter + hops(0) + std::max(l.pair / (fabric.link * p.exchange_rate), flagged * nic);
       out[1] = enter + hops(p.inter_large_us) + p.bulk_us + std::max(l.link / (fabric.link * p.large_rate) + own, nic);
       return 2;
     }
@@ -55,10 +58,10 @@ std::size_t protocol_times(const CollectiveParameters& p, const Fabric& fabric, 
       break;
   }
   const double enter = p.ring_us + l.steps * p.step_us + own;
-  const auto wire = [&](double rate) { return std::max(l.link / (fabric.link * rate), nic); };
-  out[0] = enter + hops(0) + wire(p.small_rate);
-  out[1] = enter + hops(p.inter_medium_us) + p.medium_us + wire(p.medium_rate);
-  out[2] = enter + hops(p.inter_large_us) + p.large_us + wire(p.large_rate);
+  const auto wire = [&](double rate, double load) { return std::max(l.link / (fabric.link * rate), load * nic); };
+  out[0] = enter + hops(0) + wire(p.small_rate, flagged);
+  out[1] = enter + hops(p.inter_medium_us) + p.medium_us + wire(p.medium_rate, 1);
+  out[2] = enter + hops(p.inter_large_us) + p.large_us + wire(p.large_rate, 1);
   return 3;
 }
 
