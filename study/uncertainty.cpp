@@ -72,12 +72,11 @@ OpError collective_error(const Plan& plan, const Collective& c, Rank rank, const
     const auto node = [&](Rank r) { return r.value() / cluster.gpus_per_node; };
     const auto [low, high] = std::ranges::minmax_element(g, {}, node);
     const int nodes = node(*high) - node(*low) + 1;
-    if (cluster.communication && sim::exchange_kernel(c)) {
-      const bool returns = *sim::exchange_kernel(c) == cost::ExchangeKind::combine;
-      if (const cost::FitEntry* e = cost::find_entry(*calibration.fits, "deepep", returns ? "combine" : "dispatch"))
+    if (const auto kernel = sim::exchange_kernel(c); kernel && cluster.communication)
+      if (const auto* e =
+              cost::find_entry(*calibration.fits, "deepep", cost::exchange_name(kernel->kind, kernel->low_latency)))
         return {ErrorKind::collectives, cost::log_sigma(*e, cost::exchange_regime(nodes), nodes),
                 e->transferred_from.empty() && cost::inside(*e, "nodes", nodes)};
-    }
     cost::CollectiveShape shape;
     shape.kind = as_measured(c.kind).value_or(cost::CollectiveKind::all_reduce);
     shape.gpus = static_cast<int>(g.size());

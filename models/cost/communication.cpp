@@ -8,13 +8,18 @@ std::optional<Communication> communication(const FitFile& fits, const Fabric& fa
                                            const std::string& library) {
   const FitEntry* entry = find_entry(fits, "nccl", "", library);
   if (entry == nullptr) return std::nullopt;
-  Communication out{fabric, link, nic, from_map(collective_fields(), entry->parameters), {}, {}};
-  const auto exchange = [&](std::string_view kernel) -> std::optional<ExchangeParameters> {
-    const FitEntry* e = find_entry(fits, "deepep", kernel);
-    return e ? std::optional(from_map(exchange_fields(), e->parameters)) : std::nullopt;
+  Communication out;
+  out.fabric = fabric;
+  out.link = link;
+  out.nic = nic;
+  out.nccl = from_map(collective_fields(), entry->parameters);
+  const auto kernel = [&](auto& parameters, auto fields, std::string_view name) {
+    if (const FitEntry* e = find_entry(fits, "deepep", name)) parameters = from_map(fields, e->parameters);
   };
-  out.dispatch = exchange("dispatch");
-  out.combine = exchange("combine");
+  kernel(out.dispatch, exchange_fields(), "dispatch");
+  kernel(out.combine, exchange_fields(), "combine");
+  kernel(out.quick_dispatch, low_latency_fields(), "low-latency dispatch");
+  kernel(out.quick_combine, low_latency_fields(), "low-latency combine");
   return out;
 }
 

@@ -16,7 +16,8 @@ struct Communication {
   double link = 0;  // bytes per microsecond that the simulated links of one GPU carry,
   double nic = 0;   // and its share of the NICs
   CollectiveParameters nccl{};
-  std::optional<ExchangeParameters> dispatch, combine;  // DeepEP's normal kernels
+  std::optional<ExchangeParameters> dispatch, combine;                // DeepEP's normal kernels,
+  std::optional<LowLatencyParameters> quick_dispatch, quick_combine;  // and its low-latency ones
 };
 
 // Empty where the fits have no collectives. `library`: the beginning of the fit's name, as find_entry.

@@ -43,10 +43,6 @@ Loads loads(const ExchangeShape& s) {
   return {copies * token * (s.gpus_per_node - 1) / s.gpus_per_node, relays * token * away};
 }
 
-double nic_us(const Loads& l, const Fabric& fabric, const ExchangeShape& s, double efficiency) {
-  return s.nodes > 1 ? l.nic / (fabric.nic * efficiency) : 0;
-}
-
 }  // namespace
 
 double distinct_groups(double groups, double experts, double top_k) {
@@ -110,17 +106,24 @@ double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const Exch
   return std::max(exchange_us(p, fabric, load), exchange_bound_us(fabric, s));
 }
 
+double exchange_us(const LowLatencyParameters& p, const Fabric& fabric, const ExchangeLoad& l) {
+  const double serving = std::min(l.experts, 128.0);
+  const double nic = l.nic > 0 ? l.nic / (fabric.nic * p.nic_efficiency) : 0;
+  const double work =
+      norm({l.copies * l.row / (serving * p.sm_rate), l.link / (fabric.link * p.link_efficiency), nic}, p.sharpness);
+  return p.latency_us + p.row_us * l.row / 1e3 + p.expert_us * l.experts / 100 + (l.nic > 0 ? p.net_us : 0) + work;
+}
+
 double exchange_us(const LowLatencyParameters& p, const Fabric& fabric, const ExchangeShape& s) {
   if (s.tokens <= 0) return 0;
-  const double token = s.hidden * s.bytes_per_element;
   const Loads l = loads(s);
-  const double serving = std::min(s.experts, 128.0);
-  const double work = norm({s.tokens * s.top_k * token / (serving * p.sm_rate),
-                            l.link / (fabric.link * p.link_efficiency), nic_us(l, fabric, s, p.nic_efficiency)},
-                           p.sharpness);
-  return std::max(
-      p.latency_us + p.row_us * token / 1e3 + p.expert_us * s.experts / 100 + (s.nodes > 1 ? p.net_us : 0) + work,
-      exchange_bound_us(fabric, s));
+  ExchangeLoad load;
+  load.copies = s.tokens * s.top_k;
+  load.row = s.hidden * s.bytes_per_element;
+  load.link = l.link;
+  load.nic = s.nodes > 1 ? l.nic : 0;
+  load.experts = s.experts;
+  return std::max(exchange_us(p, fabric, load), exchange_bound_us(fabric, s));
 }
 
 double exchange_bound_us(const Fabric& fabric, const ExchangeShape& s) {

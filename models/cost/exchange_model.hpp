@@ -39,12 +39,13 @@ struct ExchangeParameters {
 };
 std::span<const Field<ExchangeParameters>> exchange_fields();
 
-// What normal mode moves, as the busiest rank sees it.
+// What is moved, as the busiest rank sees it.
 struct ExchangeLoad {
   double tokens = 0, copies = 0, relays = 0;  // its own; rows to or from all ranks; rows to or from other nodes
   double row = 0;                             // bytes
   double link = 0, nic = 0;                   // bytes through its NVLinks and its share of the NICs, one direction
-  double sms = 24;
+  double sms = 24;                            // normal mode
+  double experts = 1;                         // low latency
 };
 
 struct LowLatencyParameters {
@@ -59,6 +60,7 @@ std::span<const Field<LowLatencyParameters>> low_latency_fields();
 
 double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const ExchangeShape& shape);
 double exchange_us(const ExchangeParameters& p, const Fabric& fabric, const ExchangeLoad& load);
+double exchange_us(const LowLatencyParameters& p, const Fabric& fabric, const ExchangeLoad& load);
 double exchange_us(const LowLatencyParameters& p, const Fabric& fabric, const ExchangeShape& shape);
 double exchange_bound_us(const Fabric& fabric, const ExchangeShape& shape);
 

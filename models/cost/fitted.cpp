@@ -283,10 +283,12 @@ std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile
 
 std::string exchange_regime(int nodes) { return nodes == 1 ? "one node" : fmt::format("{} nodes", nodes); }
 
+std::string exchange_name(ExchangeKind kind, bool low_latency) {
+  return std::string(low_latency ? "low-latency " : "") + (kind == ExchangeKind::dispatch ? "dispatch" : "combine");
+}
+
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape) {
-  const std::string kernel = std::string(shape.low_latency ? "low-latency " : "") +
-                             (shape.kind == ExchangeKind::dispatch ? "dispatch" : "combine");
-  const FitEntry* entry = find_entry(fits, "deepep", kernel);
+  const FitEntry* entry = find_entry(fits, "deepep", exchange_name(shape.kind, shape.low_latency));
   if (!entry) return std::nullopt;
   const double us = shape.low_latency ? exchange_us(from_map(low_latency_fields(), entry->parameters), fabric, shape)
                                       : exchange_us(from_map(exchange_fields(), entry->parameters), fabric, shape);

@@ -36,7 +36,8 @@ std::optional<Prediction> predict_experts(const Gpu& gpu, const FitFile& fits, c
                                           const std::string& library = {});
 std::optional<Prediction> predict_collective(const Fabric& fabric, const FitFile& fits, const CollectiveShape& shape,
                                              const std::string& library = {});
-std::string exchange_regime(int nodes);  // a line of the accuracy table
+std::string exchange_regime(int nodes);                          // a line of the accuracy table
+std::string exchange_name(ExchangeKind kind, bool low_latency);  // as the fit's dtype: "low-latency dispatch"
 std::optional<Prediction> predict_exchange(const Fabric& fabric, const FitFile& fits, const ExchangeShape& shape);
 
 // The entry of a schema and format that `library` asks for: the longest common beginning, then the most rows.

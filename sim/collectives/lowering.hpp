@@ -23,7 +23,12 @@ struct Stage {
 // `group` is an index into plan.groups[collective.groups]. Deterministic; flows are sorted by (from, to).
 std::vector<Stage> lower(const Plan& plan, const Collective& collective, std::size_t group, const Cluster& cluster);
 
-// Which of DeepEP's kernels carries an exchange of activations where they are calibrated: those that are hierarchical.
-std::optional<cost::ExchangeKind> exchange_kernel(const Collective& collective);
+// Which of DeepEP's kernels carries an exchange of activations where they are calibrated: those of an exchange that is
+// hierarchical are its normal ones, those of one that asks for `direct` its low-latency ones; `automatic` is NCCL's.
+struct ExchangeKernel {
+  cost::ExchangeKind kind = cost::ExchangeKind::dispatch;
+  bool low_latency = false;
+};
+std::optional<ExchangeKernel> exchange_kernel(const Collective& collective);
 
 }  // namespace moesim::sim

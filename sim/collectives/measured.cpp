@@ -152,34 +152,43 @@ std::vector<Stage> all_reduce(const Group& group) {
   return fastest(group, std::move(out));
 }
 
-std::vector<Stage> expert_exchange(const Group& group) {
+// What the busiest member sends or receives; its own rows are copied as those of others are.
+cost::ExchangeLoad exchange_load(const Group& group, const Ports& busiest) {
+  const Plan& plan = group.plan();
+  cost::ExchangeLoad out;
+  out.row = size_of(group.bytes(1));
+  std::vector<Bytes> received(group.size());
+  for (std::size_t i = 0; i < group.size(); ++i)
+    for (std::size_t j = 0; j < group.size(); ++j) received[j] += group.for_member(i, j);
+  for (std::size_t i = 0; i < group.size(); ++i) {
+    out.copies = std::max({out.copies, size_of(group.contribution(i)) / out.row, size_of(received[i]) / out.row});
+    const std::size_t r = group.rank(i).index();
+    if (r >= plan.owner_of_rank.size()) continue;
+    const auto owner = static_cast<std::size_t>(plan.owner_of_rank[r]);
+    out.tokens = std::max(out.tokens, static_cast<double>(plan.tokens.count(owner)));
+  }
+  out.link = busiest.link;
+  out.nic = busiest.nic;
+  out.relays = busiest.nic / out.row;
+  out.sms = group.costs().sms;
+  for (const ExpertPlacement& p : plan.placements) out.experts = std::max(out.experts, static_cast<double>(p.slots()));
+  return out;
+}
+
+std::vector<Stage> expert_exchange(const Group& group, ExchangeKernel kernel) {
   const cost::Communication& c = *group.cluster().communication;
-  const auto kind = exchange_kernel(group.collective());
-  if (!kind) return {};
-  const std::optional<cost::ExchangeParameters>& kernel =
-      *kind == cost::ExchangeKind::dispatch ? c.dispatch : c.combine;
-  if (!kernel || group.costs().sms <= 0) return {};
-  std::vector<Stage> out = all_to_all_hierarchical(group);
+  const bool dispatch = kernel.kind == cost::ExchangeKind::dispatch;
+  const auto& normal = dispatch ? c.dispatch : c.combine;
+  const auto& quick = dispatch ? c.quick_dispatch : c.quick_combine;
+  if (kernel.low_latency ? !quick : !normal || group.costs().sms <= 0) return {};
+  std::vector<Stage> out = kernel.low_latency ? all_to_all_direct(group) : all_to_all_hierarchical(group);
   std::vector<Flow> flows;
   for (const Stage& stage : out) flows.insert(flows.end(), stage.flows.begin(), stage.flows.end());
   if (flows.empty()) return out;
-  const Plan& plan = group.plan();
   const Ports busiest = ports(group, flows);
-  cost::ExchangeLoad load;
-  load.row = size_of(group.bytes(1));
-  for (std::size_t i = 0; i < group.size(); ++i) {
-    Bytes received;
-    for (std::size_t j = 0; j < group.size(); ++j) received += group.for_member(j, i);
-    load.copies = std::max({load.copies, size_of(group.contribution(i)) / load.row, size_of(received) / load.row});
-    if (const std::size_t r = group.rank(i).index(); r < plan.owner_of_rank.size())
-      load.tokens = std::max(load.tokens,
-                             static_cast<double>(plan.tokens.count(static_cast<std::size_t>(plan.owner_of_rank[r]))));
-  }
-  load.link = busiest.link;
-  load.nic = busiest.nic;
-  load.relays = busiest.nic / load.row;
-  load.sms = group.costs().sms;
-  const double us = cost::exchange_us(*kernel, c.fabric, load);
+  const cost::ExchangeLoad load = exchange_load(group, busiest);
+  const double us =
+      kernel.low_latency ? cost::exchange_us(*quick, c.fabric, load) : cost::exchange_us(*normal, c.fabric, load);
   set_latency(group, out.front(), us - drain_us(c, busiest, flows));
   for (std::size_t i = 1; i < out.size(); ++i) out[i].latency = {};
   return out;
@@ -187,10 +196,13 @@ std::vector<Stage> expert_exchange(const Group& group) {
 
 }  // namespace
 
-std::optional<cost::ExchangeKind> exchange_kernel(const Collective& c) {
-  if (c.kind != Kind::all_to_all_v || c.algorithm != Algorithm::hierarchical) return std::nullopt;
-  if (c.dtype == DType::i32) return std::nullopt;  // counts, no activations
-  return cost::ExchangeKind::dispatch;
+std::optional<ExchangeKernel> exchange_kernel(const Collective& c) {
+  if (c.kind != Kind::all_to_all_v || c.dtype == DType::i32) return std::nullopt;  // i32: counts, no activations
+  const auto kind = c.returns ? cost::ExchangeKind::combine : cost::ExchangeKind::dispatch;
+  if (c.algorithm == Algorithm::direct) return ExchangeKernel{kind, true};
+  if (c.algorithm == Algorithm::hierarchical || (c.algorithm == Algorithm::automatic && c.island_rows.valid()))
+    return ExchangeKernel{kind, false};
+  return std::nullopt;
 }
 
 std::vector<Stage> measured(const Group& group) {
@@ -204,9 +216,14 @@ std::vector<Stage> measured(const Group& group) {
   };
   switch (group.collective().kind) {
     case Kind::all_to_all_v:
+      if (const auto kernel = exchange_kernel(group.collective()))
+        if (std::vector<Stage> out = expert_exchange(group, *kernel); !out.empty()) return out;
+      [[fallthrough]];
     case Kind::send_recv:
-      if (a == Algorithm::automatic || a == Algorithm::direct) return one(Form::exchange, all_to_all_direct(group));
-      return expert_exchange(group);
+      if (a == Algorithm::automatic || a == Algorithm::direct)
+        return group.collective().island_rows.valid() ? std::vector<Stage>{}
+                                                      : one(Form::exchange, all_to_all_direct(group));
+      return {};
     case Kind::all_gather_v:
       return ring ? one(Form::ring, all_gather_ring(group)) : std::vector<Stage>{};
     case Kind::reduce_scatter_v:

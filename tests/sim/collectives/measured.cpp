@@ -29,6 +29,8 @@ cost::Communication known() {
   c.nccl.nic_efficiency = 0.7;
   c.dispatch = cost::from_map(cost::exchange_fields(), {});
   c.dispatch->nic_efficiency = 0.7;
+  c.quick_combine = cost::from_map(cost::low_latency_fields(), {});
+  c.quick_combine->nic_efficiency = 0.7;
   return c;
 }
 
@@ -109,7 +111,7 @@ TEST_CASE("a collective of the busiest member: skew costs its bytes") {
         doctest::Approx(6 + 0.9 + 6 + wire + 11.2e6 / 300e3).epsilon(2e-3));
 }
 
-TEST_CASE("hierarchical exchanges of activations take the time of DeepEP's kernels") {
+TEST_CASE("exchanges of activations that ask for it take the time of DeepEP's kernels") {
   const Cluster c = cluster(2, 4);
   Plan plan = sim::single_collective(Kind::all_to_all_v, Algorithm::hierarchical, 8, Bytes(64'000'000));
   Collective& work = std::get<Collective>(plan.ops[0].work);
@@ -126,7 +128,16 @@ TEST_CASE("hierarchical exchanges of activations take the time of DeepEP's kerne
   load.sms = c.collectives.sms;
   const double us = cost::exchange_us(p, c.communication->fabric, load);
   CHECK(to_microseconds(sim::predict(plan, c, {}).time) == doctest::Approx(us).epsilon(0.01));
-  // Counts are NCCL's, or the machine file's where a hierarchy is asked for.
+  // Direct, on the way back: low latency; 1000 to each of three neighbours, 4000 to the other node.
+  work.algorithm = Algorithm::direct;
+  work.returns = true;
+  load.link = 3000 * 8000.0;
+  CHECK(
+      to_microseconds(sim::predict(plan, c, {}).time) ==
+      doctest::Approx(cost::exchange_us(*c.communication->quick_combine, c.communication->fabric, load)).epsilon(1e-3));
+  // What was not measured, and counts, are NCCL's, or the machine file's where a hierarchy is asked for.
+  work.returns = false;
+  CHECK(sim::predict(plan, c, {}).time == predict(c, Kind::all_to_all_v, Bytes(64'000'000)).time);
   work.dtype = DType::i32;
   CHECK_FALSE(sim::exchange_kernel(work).has_value());
 }
