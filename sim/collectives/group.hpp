@@ -84,8 +84,8 @@ std::vector<Stage> all_reduce_in_switch(const Group& group);
 std::vector<Stage> sparse_all_gather(const Group& group);
 std::vector<Stage> sparse_reduce_scatter(const Group& group);
 
-// What the calibration of the cluster knows of this collective, in place of the machine file's latencies. Empty where it
-// has no calibration, or none for the kind and algorithm.
+// What the calibration of the cluster knows of this collective, in place of the machine file's latencies. Empty where
+// it has no calibration, or none for the kind and algorithm.
 std::vector<Stage> measured(const Group& group);
 
 // Latencies, and for each stage its busiest link (or capped flow) alone: no schedule is faster.
