@@ -124,7 +124,7 @@ BufferId Transformer::optimizer_state(BufferId weight) {
   return states_[weight] = builder_.buffer(std::move(state));
 }
 
-Shard Transformer::column_slices(std::vector<std::int64_t> sections) const {
+Shard Transformer::column_slices(const std::vector<std::int64_t>& sections) const {
   Shard shard;
   if (tp_ == 1) return shard;
   shard.groups = tp_groups_;
@@ -145,15 +145,8 @@ BufferId Transformer::op(std::string name, Category category, Layer layer, std::
   const BufferId out = activation(name, rows, cols, dtype, role);
   std::vector<BufferId> writes{out};
   if (cache.valid()) writes.push_back(cache);
-  builder_.add({std::move(name),
-                category,
-                Pass::forward,
-                layer,
-                stream,
-                {},
-                std::move(reads),
-                std::move(writes),
-                std::move(work)});
+  builder_.add(
+      {std::move(name), category, Pass::forward, layer, stream, {}, std::move(reads), std::move(writes), work});
   return out;
 }
 

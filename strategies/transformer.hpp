@@ -69,7 +69,7 @@ class Transformer {
   BufferId gemm(std::string name, Category category, Layer layer, BufferId x, Rows m, std::int64_t n, std::int64_t k,
                 DType weight, std::int64_t batch = 1, Shard shard = {});
   // What a rank of a tensor-parallel group holds of a weight: its slice of every section of columns, or of the rows.
-  [[nodiscard]] Shard column_slices(std::vector<std::int64_t> sections) const;
+  [[nodiscard]] Shard column_slices(const std::vector<std::int64_t>& sections) const;
   [[nodiscard]] Shard row_slices() const;
   BufferId all_reduce(std::string name, Category category, Layer layer, BufferId x, Rows rows, std::int64_t cols);
   // Up (and gate), activation, down. `slices`: ranks that share the block; the result is a partial sum when > 1.

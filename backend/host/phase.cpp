@@ -51,24 +51,28 @@ class Lowering : public CollectiveView {
       p.offers[j] = {{from, bytes(rows_of(j))}};
       from += bytes(rows_of(j));
     }
-    sum_of_all(p, out_.data, bytes(rows_of(me_)));
+    sum_of_all(p, out_.data, elements(rows_of(me_)));
   }
 
   // Member i sums the i-th part of the elements, then all gather the parts.
   void all_reduce() {
-    const std::int64_t elements = rows_of(me_) * w_.cols;
-    const auto part = [&](std::size_t i) {
-      return elements * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(size_) * in_.element_bytes();
+    const std::int64_t all = elements(rows_of(me_));
+    const auto begin = [&](std::size_t i) {
+      // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a member's group is not empty
+      return all * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(size_);
+    };
+    const auto part = [&](const Tensor& of, std::size_t i) -> Piece {
+      return {of.data + begin(i) * of.element_bytes(), (begin(i + 1) - begin(i)) * of.element_bytes()};
     };
     Phase& scatter = phase();
-    for (std::size_t j = 0; j < size_; ++j) scatter.offers[j] = {{in_.data + part(j), part(j + 1) - part(j)}};
-    sum_of_all(scatter, out_.data + part(me_), part(me_ + 1) - part(me_));
+    for (std::size_t j = 0; j < size_; ++j) scatter.offers[j] = {part(in_, j)};
+    sum_of_all(scatter, part(out_, me_).data, begin(me_ + 1) - begin(me_));
     if (size_ == 1) return;
     Phase& gather = phase();
     for (std::size_t j = 0; j < size_; ++j) {
       if (j == me_) continue;
-      gather.offers[j] = {{out_.data + part(me_), part(me_ + 1) - part(me_)}};
-      gather.takes[j] = {{out_.data + part(j), part(j + 1) - part(j)}};
+      gather.offers[j] = {part(out_, me_)};
+      gather.takes[j] = {part(out_, j)};
     }
   }
 
@@ -82,7 +86,7 @@ class Lowering : public CollectiveView {
   void reduce() {
     Phase& p = phase();
     p.offers[root()] = {{in_.data, bytes(rows_of(me_))}};
-    if (me_ == root()) sum_of_all(p, out_.data, bytes(rows_of(me_)));
+    if (me_ == root()) sum_of_all(p, out_.data, elements(rows_of(me_)));
   }
 
   void sparse_all_gather() {
@@ -120,10 +124,10 @@ class Lowering : public CollectiveView {
     return meeting_.phases.back();
   }
   // The sum over all members of their first piece.
-  void sum_of_all(Phase& p, std::byte* out, std::int64_t size) const {
-    Sum sum{out, size / in_.element_bytes(), w_.dtype, {}};
+  void sum_of_all(Phase& p, std::byte* out, std::int64_t count) const {
+    Sum sum{out, count, w_.dtype, {}};
     for (std::size_t j = 0; j < size_; ++j) {
-      p.takes[j] = {{nullptr, size}};
+      p.takes[j] = {{nullptr, count * in_.element_bytes()}};
       sum.terms.emplace_back(j, 0);
     }
     p.sums.push_back(std::move(sum));

@@ -42,12 +42,13 @@ cost::ExpertParameters unpack(std::span<const double> theta) {
 
 std::vector<cost::ExpertWork> works(const ExpertRow& r, double bytes, bool gated) {
   const ExpertLoadShape shape{r.tokens, r.top_k, r.experts, r.ep};
+  const auto local_experts = r.experts / r.ep, local_columns = r.inter / r.tp;
   cost::ExpertWork w;
   w.tokens = static_cast<double>(r.tokens);
   w.top_k = static_cast<double>(r.top_k);
-  w.experts = static_cast<double>(r.experts / r.ep);
+  w.experts = static_cast<double>(local_experts);
   w.hidden = static_cast<double>(r.hidden);
-  w.inter = static_cast<double>(r.inter / r.tp);
+  w.inter = static_cast<double>(local_columns);
   w.gated = gated;
   w.weight_bytes = bytes;
   std::vector<cost::ExpertWork> out;
