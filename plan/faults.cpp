@@ -288,6 +288,14 @@ class Checker {
       }
   }
 
+  // Every chunk that is wanted comes from somebody.
+  void owned(const ExpertPlacement& from, const ExpertPlacement& to) {
+    const std::set<LogicalExpert> held(from.expert_of_slot.begin(), from.expert_of_slot.end());
+    for (int s = 0; s < to.slots(); ++s)
+      if (const LogicalExpert e = to.expert_of_slot[static_cast<std::size_t>(s)]; held.count(e) == 0)
+        return fault("wants expert {} in slot {}, and no rank holds it before", e.value(), s);
+  }
+
   void check(const Collective& w) {
     if (!in_range(w.groups, plan_.groups.size(), "groups")) return;
     const Groups& groups = plan_.groups[w.groups.index()];
@@ -296,8 +304,8 @@ class Checker {
       case Collective::Kind::sparse_all_gather:
       case Collective::Kind::sparse_reduce_scatter:
         if (in_range(w.from, plan_.placements.size(), "placement") && members_fit(w.groups, w.from) &&
-            in_range(w.to, plan_.placements.size(), "placement"))
-          members_fit(w.groups, w.to);
+            in_range(w.to, plan_.placements.size(), "placement") && members_fit(w.groups, w.to))
+          owned(plan_.placements[w.from.index()], plan_.placements[w.to.index()]);
         return;
       case Collective::Kind::all_to_all_v:
       case Collective::Kind::send_recv:

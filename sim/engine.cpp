@@ -88,7 +88,7 @@ class Engine {
     std::size_t next_to_launch = 0;  // into ops_of_rank
     Picoseconds host_free;
     bool host_waiting = false;    // until all issued ops are complete
-    std::int64_t incomplete = 0;  // issued ops that are not complete
+    std::int64_t incomplete = 0;  // issued ops, without those of the parameter stream, that are not complete
     GpuShare gpu;
     std::optional<Event> kernel_event;
   };
@@ -159,6 +159,9 @@ class Engine {
     return (p != nullptr && p->launch.host_waits) || (g != nullptr && g->launch.host_waits);
   }
 
+  // Parameters travel beside everything else: the host waits for them nowhere, only their readers do.
+  static constexpr int parameter_stream = 3;
+
   // Issues ops until the host has to wait for the device.
   void host(Rank r, Picoseconds now) {
     RankState& rank = ranks_[r.index()];
@@ -178,7 +181,7 @@ class Engine {
         sync_done(r, i, rank.host_free);
         continue;
       }
-      ++rank.incomplete;
+      if (op.stream != parameter_stream) ++rank.incomplete;
       const OpCost& cost = cost_of(r, i);
       OpState& s = state(r, i);
       s.launched = rank.host_free + cluster_.gpu.launch * std::min<std::int64_t>(1, cost.launches);
@@ -312,7 +315,7 @@ class Engine {
     span_of_.erase(key(r, i));
     complete(r, i, now);
     RankState& rank = ranks_[r.index()];
-    --rank.incomplete;
+    if (plan_.ops[static_cast<std::size_t>(i)].stream != parameter_stream) --rank.incomplete;
     if (rank.host_waiting && rank.incomplete == 0) schedule(now, r, EventKind::host, 0);
   }
 

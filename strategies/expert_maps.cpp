@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <span>
+#include <stdexcept>
 
 #include "moesim/error.hpp"
 #include "strategies/placement/map_file.hpp"
@@ -39,6 +41,47 @@ std::vector<int> nodes_of(const Cluster& cluster, const std::vector<Rank>& membe
   for (const Rank r : members) out.push_back(r.value() / cluster.gpus_per_node);
   return out;
 }
+
+class Router {
+ public:
+  Router(const ExpertPlacement& map, const ExpertMaps& maps, int experts) : maps_(maps), slots_of_(at(experts)) {
+    for (int j = 0; j < map.ranks(); ++j)
+      for (int s = map.slot_begin[at(j)]; s < map.slot_begin[at(j) + 1]; ++s)
+        slots_of_[map.expert_of_slot[at(s)].index()].push_back({s, j});
+  }
+
+  void route(int source, int member, std::span<const std::int32_t> copies, std::span<std::int32_t> out) const {
+    std::vector<int> allowed;
+    for (std::size_t e = 0; e < copies.size(); ++e) {
+      if (copies[e] == 0) continue;
+      const auto collect = [&](auto&& allow) {
+        allowed.clear();
+        for (const Slot& s : slots_of_[e])
+          if (allow(s)) allowed.push_back(s.slot);
+        return !allowed.empty();
+      };
+      const bool near = maps_.dispatch == Dispatch::local_first &&
+                        (collect([&](const Slot& s) { return s.member == member; }) || collect([&](const Slot& s) {
+                           return maps_.node_of_member[at(s.member)] == maps_.node_of_member[at(member)];
+                         }));
+      if (!near && !collect([](const Slot&) { return true; }))
+        throw std::invalid_argument("an expert with tokens is on no rank");
+      const auto replicas = static_cast<std::int32_t>(allowed.size());
+      for (std::int32_t i = 0; i < replicas; ++i) {
+        const auto rotated = (i + source) % replicas;
+        out[at(allowed[at(i)])] = copies[e] / replicas + (rotated < copies[e] % replicas ? 1 : 0);
+      }
+    }
+  }
+
+ private:
+  struct Slot {
+    int slot;
+    int member;
+  };
+  const ExpertMaps& maps_;
+  std::vector<std::vector<Slot>> slots_of_;
+};
 
 }  // namespace
 
@@ -120,41 +163,21 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups) {
 
 Table route_to_slots(const Table& counts, const Plan& plan, const Groups& groups, const ExpertPlacement& map,
                      const ExpertMaps& maps) {
-  struct Slot {
-    int slot;
-    int member;
-  };
-  std::vector<std::vector<Slot>> slots_of(at(counts.cols()));
-  for (int j = 0; j < map.ranks(); ++j)
-    for (int s = map.slot_begin[at(j)]; s < map.slot_begin[at(j) + 1]; ++s)
-      slots_of[map.expert_of_slot[at(s)].index()].push_back({s, j});
-
+  const Router router(map, maps, counts.cols());
   Table out(plan.ranks, map.slots());
-  std::vector<int> allowed;
   for (const std::vector<Rank>& group : groups)
     for (int m = 0; m < static_cast<int>(group.size()); ++m) {
       const int rank = group[at(m)].value();
       const int source = source_of(plan, counts.rows(), rank);
-      const auto copies = counts.row(source);
-      for (std::size_t e = 0; e < copies.size(); ++e) {
-        const auto collect = [&](auto&& allow) {
-          allowed.clear();
-          for (const Slot& s : slots_of[e])
-            if (allow(s)) allowed.push_back(s.slot);
-          return !allowed.empty();
-        };
-        const bool near = maps.dispatch == Dispatch::local_first &&
-                          (collect([&](const Slot& s) { return s.member == m; }) || collect([&](const Slot& s) {
-                             return maps.node_of_member[at(s.member)] == maps.node_of_member[at(m)];
-                           }));
-        if (!near) collect([](const Slot&) { return true; });
-        const auto replicas = static_cast<std::int32_t>(allowed.size());
-        for (std::int32_t i = 0; i < replicas; ++i) {
-          const auto rotated = (i + source) % replicas;
-          out.at(rank, allowed[at(i)]) = copies[e] / replicas + (rotated < copies[e] % replicas ? 1 : 0);
-        }
-      }
+      router.route(source, m, counts.row(source), out.row(rank));
     }
+  return out;
+}
+
+Table route_to_slots(const Table& counts, const ExpertPlacement& map, const ExpertMaps& maps) {
+  const Router router(map, maps, counts.cols());
+  Table out(counts.rows(), map.slots());
+  for (int r = 0; r < counts.rows(); ++r) router.route(r, r, counts.row(r), out.row(r));
   return out;
 }
 

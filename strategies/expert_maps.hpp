@@ -32,6 +32,9 @@ ExpertMaps expert_maps(const Input& in, const Groups& groups);
 Table route_to_slots(const Table& counts, const Plan& plan, const Groups& groups, const ExpertPlacement& map,
                      const ExpertMaps& maps);
 
+// The same in one group of all ranks, from a row of counts per rank.
+Table route_to_slots(const Table& counts, const ExpertPlacement& map, const ExpertMaps& maps);
+
 // Tokens that each rank sends to each bin, once each however many of its experts are there. bin_of_member: the members
 // themselves, or what they share (a node). `sources` are the tokens of each rank or of each token owner; `routed` is
 // route_to_slots().

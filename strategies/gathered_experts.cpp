@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "strategies/exchange.hpp"
 #include "strategies/materialization/materialization.hpp"
 
@@ -62,8 +64,10 @@ class Builder {
     if (p.moved_from) move(moe, p);
     held_ = owned_;
     if (p.before == p.owners) return;
+    const OpId begun(b_.plan().ops.size() - 1);  // all before this layer
     for (std::size_t i = 0; i < 2; ++i)
-      held_[i] = gather(moe, fmt::format("{}.gather{}", moe.prefix, parts[i]), i, p.owners, p.before, {owned_[i]});
+      held_[i] = gather(moe, fmt::format("{}.gather{}", moe.prefix, parts[i]), i, p.owners, p.before, {owned_[i]},
+                        options_.beside_attention ? std::vector{begun} : std::vector<OpId>{});
   }
 
   // On the compute stream: nothing of the iteration runs before its experts have arrived.
@@ -92,7 +96,7 @@ class Builder {
   }
 
   BufferId gather(const MoeLayer& moe, const std::string& name, std::size_t part, const ExpertPlacement& from,
-                  const ExpertPlacement& to, std::vector<BufferId> reads) {
+                  const ExpertPlacement& to, std::vector<BufferId> reads, std::vector<OpId> after = {}) {
     const Part s = shape(*moe.block, part);
     Collective c;
     c.kind = Collective::Kind::sparse_all_gather;
@@ -103,8 +107,15 @@ class Builder {
     c.to = b_.placement(to);
     const BufferId out = b_.buffer({name, BufferRole::gathered, Location::device, in_.model.expert_weights,
                                     rows_of(to, s.k), s.n, shard_of(to, s.k)});
-    const OpId op = b_.add(
-        {name, Category::parameters, Pass::forward, moe.layer, parameter_stream, {}, std::move(reads), {out}, c});
+    const OpId op = b_.add({name,
+                            Category::parameters,
+                            Pass::forward,
+                            moe.layer,
+                            parameter_stream,
+                            std::move(after),
+                            std::move(reads),
+                            {out},
+                            c});
     if (options_.gather_again) t_.run_again(op);
     return out;
   }
@@ -146,6 +157,15 @@ Bytes expert_bytes(const Input& in, const MoeBlock& block) {
 }
 
 Plan plan_gathered(const Input& in, const std::vector<LayerPlacement>& layers, const GatherOptions& options) {
+  std::size_t l = 0;
+  for (const TransformerLayer& layer : in.model.layers) {
+    if (!layer.moe) continue;
+    std::set<LogicalExpert> owned(layers.at(l).owners.expert_of_slot.begin(), layers[l].owners.expert_of_slot.end());
+    for (std::int64_t e = 0; e < layer.moe->experts; ++e)
+      if (owned.count(LogicalExpert(static_cast<std::size_t>(e))) == 0)
+        throw Infeasible(fmt::format("MoE layer {}: expert {} of {} has no owner", l, e, layer.moe->experts));
+    ++l;
+  }
   return Builder(in, layers, options).build();
 }
 

@@ -24,6 +24,9 @@ struct LayerPlacement {
 struct GatherOptions {
   bool gather_again = false;  // copies are dropped after the forward pass and gathered again in the backward pass
   bool local = false;         // every rank has every expert: tokens stay where they are
+  // A layer's copies are sent beside its own attention, as Hecate's overlap degree counts; otherwise as early as the
+  // stream allows.
+  bool beside_attention = false;
 };
 
 // Bytes of one expert's parameters.

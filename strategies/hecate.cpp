@@ -9,7 +9,7 @@
 #include <map>
 #include <set>
 
-#include "models/cost/kernel_model.hpp"
+#include "strategies/expert_maps.hpp"
 #include "strategies/gathered_experts.hpp"
 #include "strategies/materialization/materialization.hpp"
 
@@ -31,17 +31,16 @@ const MoeBlock& first_block(const Model& model) {
 class LayerEstimate {
  public:
   LayerEstimate(const Input& in, const MoeBlock& block) : in_(in), expert_(expert_bytes(in, block)) {
-    const Gpu& gpu = in.cluster.gpu;
-    const Math math = in.workload.math.value_or(natural_math(in.model.expert_weights));
-    const double rate = gpu.peak_of(math).value_or(FlopsPerSecond(1e12)).value() * gpu.matrix_efficiency;
-    per_copy_ = 3 * 2 * static_cast<double>(parameters(block.expert, in.model.hidden)) / rate;
+    maps_.dispatch = placement::Dispatch::local_first;
+    for (int r = 0; r < in.cluster.ranks(); ++r) maps_.node_of_member.push_back(r / in.cluster.gpus_per_node);
+    per_copy_ = 3 * seconds_per_copy(in, block);
     const double row = static_cast<double>(storage(in.model.hidden, in.workload.activations).value());
     per_crossing_ = 4 * row / gathering_bandwidth(in.cluster).value();
   }
 
   [[nodiscard]] double seconds(const ExpertPlacement& placement, const Table& counts) const {
     const int per_node = in_.cluster.gpus_per_node;
-    const Table routed = materialization::dispatch_nearest(counts, placement, per_node);
+    const Table routed = route_to_slots(counts, placement, maps_);
     std::vector<double> device(static_cast<std::size_t>(placement.ranks()));
     std::vector<double> crossing(static_cast<std::size_t>(in_.cluster.nodes));
     for (int d = 0; d < placement.ranks(); ++d)
@@ -70,6 +69,7 @@ class LayerEstimate {
  private:
   const Input& in_;
   Bytes expert_;
+  ExpertMaps maps_;
   double per_copy_ = 0;
   double per_crossing_ = 0;
 };
@@ -86,19 +86,42 @@ std::int64_t free_slots(const Input& in, std::int64_t t) {
   if (slots < 1)
     throw Infeasible(fmt::format(
         "budget_gib = {} holds no copy of an expert: {} layers of {} bytes are there at once, "
-        "at least {:.3f} are needed",
+        "at least {:.6f} are needed",
         budget, layers, expert_bytes(in, block).value(), expert * static_cast<double>(layers) / 1073741824.0));
   return slots;
 }
 
 }  // namespace
 
+DecisionKernels::DecisionKernels(const Input& in)
+    : own_(in.kernels == nullptr ? cost::make_roofline(in.cluster.gpu) : nullptr),
+      kernels_(in.kernels == nullptr ? own_.get() : in.kernels) {}
+
+double seconds_per_copy(const Input& in, const MoeBlock& block) {
+  const DecisionKernels kernels(in);
+  const std::int64_t copies = in.workload.sequences * in.workload.new_tokens() * block.top_k;
+  const auto mean = static_cast<std::int32_t>(std::max<std::int64_t>(1, copies / block.experts));
+  const std::vector<std::int32_t> rows(
+      static_cast<std::size_t>(std::max<std::int64_t>(1, block.experts / in.cluster.ranks())), mean);
+  const DType act = in.workload.activations;
+  const Math math = in.workload.math.value_or(natural_math(in.model.expert_weights));
+  const auto product = [&](std::int64_t n, std::int64_t k) {
+    return to_seconds(kernels
+                          ->grouped_gemm({rows, static_cast<std::int64_t>(rows.size()), n, k, act,
+                                          in.model.expert_weights, act, math})
+                          .duration);
+  };
+  const std::int64_t f = block.expert.intermediate;
+  return (product(block.expert.gated ? 2 * f : f, in.model.hidden) + product(in.model.hidden, f)) /
+         (static_cast<double>(mean) * static_cast<double>(rows.size()));
+}
+
 Picoseconds attention_time(const Input& in) {
   const Model& m = in.model;
   const auto layer = std::ranges::find_if(m.layers, [](const TransformerLayer& l) { return l.moe && l.attention; });
   if (layer == m.layers.end()) return Picoseconds(0);
   const Attention& a = *layer->attention;
-  const auto kernels = cost::make_roofline(in.cluster.gpu);
+  const DecisionKernels kernels(in);
   const DType act = in.workload.activations;
   const Math math = in.workload.math.value_or(natural_math(m.weights));
   const std::int64_t sequences = in.workload.sequences / in.cluster.ranks();
@@ -114,10 +137,11 @@ Picoseconds attention_time(const Input& in) {
   core.causal = layer->decoder;
   core.dtype = act;
   core.math = math;
-  const Bytes norm = storage(tokens * m.hidden * 4, act);
+  // The norm's rows, and without learned positions those that rotate.
+  const Bytes rows = storage(tokens * (m.hidden * 4 + (m.positions > 0 ? 0 : 2 * qkv)), act);
   return kernels->gemm({tokens, qkv, m.hidden, 1, act, m.weights, act, math}).duration +
          kernels->gemm({tokens, m.hidden, a.heads * a.v_head_dim, 1, act, m.weights, act, math}).duration +
-         kernels->attention(core).duration + kernels->streaming(norm, Flops(0)).duration;
+         kernels->attention(core).duration + kernels->streaming(rows, Flops(0)).duration;
 }
 
 BytesPerSecond gathering_bandwidth(const Cluster& cluster) {
@@ -191,7 +215,7 @@ Plan plan_hecate(const Input& in, const HecateParts& parts) {
     past.state = std::move(fresh);
   }
   state->owners = std::move(owners);
-  return plan_gathered(in, placements, {again, false});
+  return plan_gathered(in, placements, {again, false, true});
 }
 
 std::vector<OptionSpec> hecate_options(const HecateParts& parts) {

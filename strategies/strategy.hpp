@@ -15,6 +15,10 @@
 #include "moesim/routing.hpp"
 #include "moesim/workload.hpp"
 
+namespace moesim::cost {
+class KernelModel;
+}
+
 namespace moesim::strategies {
 
 using OptionValue = std::variant<bool, std::int64_t, double, std::string>;
@@ -63,6 +67,7 @@ struct Input {
   const std::vector<ExpertPlacement>* maps = nullptr;  // of each MoE layer, over the members of a group: instead of
                                                        // what the options say
   LoadHistory* past = nullptr;                         // training over iterations: what is known before this one
+  const cost::KernelModel* kernels = nullptr;          // what decisions count with; none: the GPU's roofline
 };
 
 struct Strategy {

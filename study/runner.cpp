@@ -81,35 +81,47 @@ std::string prediction_of(const Setup& setup) {
   return fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
 }
 
-// Files are of the last iteration. Loads, history and means take the same memory however many there are.
+// Files are of the last iteration. Plans follow from loads and from what was decided before, never from times: a few
+// are made, then simulated side by side. Memory is the same however many iterations there are.
 void run_iterations(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
-                    const std::string& prefix, const std::function<void(double)>& progress, StrategyResult& out) {
+                    const std::string& prefix, int side_by_side, const std::function<void(double)>& progress,
+                    StrategyResult& out) {
   const std::unique_ptr<load::LoadSequence> loads = setup.loads();
   strategies::LoadHistory past;
   IterationMean mean;
   const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
-  for (int i = 0; i < setup.iterations; ++i) {
-    if (i > 0) loads->advance();
-    const std::unique_ptr<const Routing> routing = loads->routing();
-    const Plan plan = chosen.strategy->plan(
-        {setup.model, setup.cluster, setup.workload, *routing, chosen.options, chosen.label, nullptr, nullptr, &past});
-    const bool last = i + 1 == setup.iterations;
-    const Timeline timeline = predict(plan, setup, *kernels, options, last && !prefix.empty(), {});
-    // Relative errors are alike in all iterations: those of the last stand for the mean.
-    const Errors known = last ? errors(plan, timeline, setup.cluster, *kernels, setup.calibration) : Errors{};
-    if (last) write_files(prefix, plan, timeline, setup.cluster, known, prediction_of(setup));
-    const Summary s = summarize(plan, timeline, setup.cluster, known);
-    mean.add(s);
-    if (setup.iterations > 1) out.iterations.push_back(point_of(s));
-    past.record(*routing);
-    progress(static_cast<double>(i + 1) / setup.iterations);
+  for (int first = 0; first < setup.iterations; first += side_by_side) {
+    std::vector<Plan> plans;
+    for (int i = first; i < std::min(first + side_by_side, setup.iterations); ++i) {
+      if (i > 0) loads->advance();
+      const std::unique_ptr<const Routing> routing = loads->routing();
+      plans.push_back(chosen.strategy->plan({setup.model, setup.cluster, setup.workload, *routing, chosen.options,
+                                             chosen.label, nullptr, nullptr, &past, kernels.get()}));
+      past.record(*routing);
+    }
+    std::vector<Summary> summaries(plans.size());
+    parallel_for(static_cast<int>(plans.size()), [&](int i) {
+      const Plan& plan = plans[static_cast<std::size_t>(i)];
+      const bool last = first + i + 1 == setup.iterations;
+      const Timeline timeline = predict(plan, setup, *kernels, options, last && !prefix.empty(), {});
+      // Relative errors are alike in all iterations: those of the last stand for the mean.
+      const Errors known = last ? errors(plan, timeline, setup.cluster, *kernels, setup.calibration) : Errors{};
+      if (last) write_files(prefix, plan, timeline, setup.cluster, known, prediction_of(setup));
+      summaries[static_cast<std::size_t>(i)] = summarize(plan, timeline, setup.cluster, known);
+    });
+    for (const Summary& s : summaries) {
+      mean.add(s);
+      if (setup.iterations > 1) out.iterations.push_back(point_of(s));
+    }
+    progress(static_cast<double>(first + static_cast<int>(plans.size())) / setup.iterations);
   }
   out.summary = mean.summary();
 }
 
 // One strategy at one point.
 StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, const RunOptions& options,
-                            const std::string& directory, const std::function<void(double)>& progress) {
+                            const std::string& directory, int side_by_side,
+                            const std::function<void(double)>& progress) {
   StrategyResult out;
   out.label = chosen.label;
   out.kind = chosen.strategy->name;
@@ -117,7 +129,7 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   Plan plan;
   try {
     if (setup.loads && options.executor == nullptr) {
-      run_iterations(setup, chosen, options, prefix, progress, out);
+      run_iterations(setup, chosen, options, prefix, side_by_side, progress, out);
       return out;
     }
     plan = make_plan(setup, chosen);
@@ -266,6 +278,8 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});
   }
 
+  const int count = static_cast<int>(jobs.size());
+  const int side_by_side = std::max(1, threads() / std::max(1, count));  // iterations of one job
   std::mutex mutex;
   std::vector<double> shares(jobs.size());
   const auto run_job = [&](int j) {
@@ -286,10 +300,9 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
       if (!points[job.point].axes.empty()) directory += "/" + slug(points[job.point].axes);
     }
     out.points[job.point].strategies[job.strategy] =
-        run_strategy(setup, setup.strategies[job.strategy], options, directory, progress);
+        run_strategy(setup, setup.strategies[job.strategy], options, directory, side_by_side, progress);
     progress(1);
   };
-  const int count = static_cast<int>(jobs.size());
   if (options.executor == nullptr) {
     parallel_for(count, run_job);
   } else {

@@ -218,7 +218,7 @@ struct Copy {
   friend bool operator==(const Copy&, const Copy&) = default;
 };
 
-// The host thread waits for all earlier work of the rank, because it needs a result (token counts) to go on.
+// The host thread waits for the rank's earlier work, but parameters', as it needs a result (token counts) to go on.
 struct HostSync {
   friend bool operator==(const HostSync&, const HostSync&) = default;
 };

@@ -1,4 +1,4 @@
-// Hecate's two algorithms and its dispatch (arXiv 2502.02581, section 4).
+// Hecate's two algorithms (arXiv 2502.02581, section 4).
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -141,35 +141,6 @@ std::vector<ExpertPlacement> shard_heterogeneously(const std::vector<Loads>& loa
   }
   std::vector<ExpertPlacement> out;
   for (const Holders& h : held) out.push_back(h.placement());
-  return out;
-}
-
-Table dispatch_nearest(const Table& counts, const ExpertPlacement& placement, int devices_per_node) {
-  std::vector<std::vector<std::pair<int, int>>> slots_of(static_cast<std::size_t>(counts.cols()));  // (device, slot)
-  for (int d = 0; d < placement.ranks(); ++d)
-    for (int s = placement.slot_begin[static_cast<std::size_t>(d)];
-         s < placement.slot_begin[static_cast<std::size_t>(d) + 1]; ++s)
-      slots_of[placement.expert_of_slot[static_cast<std::size_t>(s)].index()].emplace_back(d, s);
-  Table out(counts.rows(), placement.slots());
-  std::vector<int> equals;
-  for (int r = 0; r < counts.rows(); ++r)
-    for (int e = 0; e < counts.cols(); ++e) {
-      const std::int32_t copies = counts.at(r, e);
-      if (copies == 0) continue;
-      const auto distance = [&](int device) {
-        return device == r ? 0 : device / devices_per_node == r / devices_per_node ? 1 : 2;
-      };
-      int nearest = 3;
-      for (const auto& [device, slot] : slots_of[static_cast<std::size_t>(e)])
-        nearest = std::min(nearest, distance(device));
-      equals.clear();
-      for (const auto& [device, slot] : slots_of[static_cast<std::size_t>(e)])
-        if (distance(device) == nearest) equals.push_back(slot);
-      if (equals.empty()) throw std::invalid_argument("an expert with tokens is on no device");
-      const auto n = static_cast<std::int32_t>(equals.size());
-      for (std::int32_t i = 0; i < n; ++i)
-        out.at(r, equals[static_cast<std::size_t>(i)]) = copies / n + ((i + r) % n < copies % n ? 1 : 0);
-    }
   return out;
 }
 

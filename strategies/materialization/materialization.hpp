@@ -33,10 +33,6 @@ ExpertPlacement materialize(const ExpertPlacement& owners, std::span<const doubl
 std::vector<ExpertPlacement> shard_heterogeneously(const std::vector<Loads>& loads, std::int64_t t, int devices,
                                                    int devices_per_node);
 
-// Copies of every (source, expert) go to slots: to the source's own, else to those on its node, else to all others;
-// split evenly among equals, the remainder rotating with the source. counts: [sources, experts].
-Table dispatch_nearest(const Table& counts, const ExpertPlacement& placement, int devices_per_node);
-
 // FasterMoE's shadowing (PPoPP'22, section 4.1; papers.md section 5): the k hottest experts on every device, k rising
 // while the predicted time falls:
 //   T(k) = max over devices of (forward and backward compute + 4 exchanges) of its copies + k * broadcast.

@@ -60,3 +60,43 @@ TEST_CASE("a plan without ops holds its weights") {
   CHECK(peak.total == Bytes(26 * 32));
   CHECK(!peak.at.valid());
 }
+
+// Four experts of 5 x 2 float32, 40 bytes, two on each of two ranks. Rank 0 gathers expert 3, rank 1 nothing.
+TEST_CASE("a gathered stack takes room for the experts that the rank lacks") {
+  Plan plan;
+  plan.ranks = 2;
+  plan.tokens.begin = {0, 0, 0};
+  plan.owner_of_rank = {0, 1};
+  plan.groups = {{{Rank(0), Rank(1)}}};
+  const auto placement = [](const std::vector<int>& experts, int first) {
+    ExpertPlacement p;
+    for (const int e : experts) p.expert_of_slot.emplace_back(e);
+    p.slot_begin = {0, first, static_cast<int>(experts.size())};
+    return p;
+  };
+  plan.placements = {placement({0, 1, 2, 3}, 2), placement({0, 1, 3, 2, 3}, 3)};
+  Table owned(2, 1), all(2, 1);
+  owned.at(0, 0) = owned.at(1, 0) = 10;
+  all.at(0, 0) = 15;
+  all.at(1, 0) = 10;
+  plan.tables = {owned, all};
+  Shard shard;
+  shard.matrix_rows = 5;
+  shard.expert_groups = GroupsId(0);
+  shard.placement = PlacementId(0);
+  plan.buffers.push_back({"w", BufferRole::weight, Location::device, DType::f32, {0, TableId(0)}, 2, shard});
+  shard.placement = PlacementId(1);
+  plan.buffers.push_back({"gathered", BufferRole::gathered, Location::device, DType::f32, {0, TableId(1)}, 2, shard});
+  Collective c;
+  c.kind = Collective::Kind::sparse_all_gather;
+  c.groups = GroupsId(0);
+  c.cols = 10;
+  c.dtype = DType::f32;
+  c.from = PlacementId(0);
+  c.to = PlacementId(1);
+  plan.ops.push_back({"gather", Category::parameters, Pass::forward, {}, 3, {}, {BufferId(0)}, {BufferId(1)}, c});
+  CHECK(faults(plan).empty());
+  CHECK(memory_peak(plan, Rank(0)).by_role.at(BufferRole::gathered) == Bytes(40));
+  CHECK(memory_peak(plan, Rank(0)).total == Bytes(80 + 40));
+  CHECK(memory_peak(plan, Rank(1)).total == Bytes(80));
+}

@@ -1,9 +1,11 @@
 // Strategies that gather experts: what moves is lambda S, gradients come home, and what cannot be done says why.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <numeric>
 #include <random>
 
+#include "strategies/gathered_experts.hpp"
 #include "strategies/hecate.hpp"
 #include "strategies/load_history.hpp"
 #include "strategies/materialization/holders.hpp"
@@ -210,8 +212,33 @@ TEST_CASE("what cannot be gathered says why") {
   CHECK(why_not("hecate", model, round_cluster(1, 1), train(8, 10)).find("one GPU") != std::string::npos);
   CHECK(why_not("fsdp", model, round_cluster(1, 3), train(9, 10)).find("do not divide") != std::string::npos);
   CHECK(why_not("hecate", model, round_cluster(1, 4), prefill(8, 10)).find("train") != std::string::npos);
-  CHECK(why_not("hecate", model, round_cluster(1, 4), train(8, 10), {{"budget_gib", 1e-6}}).find("holds no copy") !=
-        std::string::npos);
+  CHECK(why_not("fsdp", model, round_cluster(1, 3), train(9, 10)) == "8 experts do not divide over 3 ranks");
+  // One layer's expert is 3 x 64 x 32 float32, 24,576 bytes.
+  CHECK(
+      why_not("hecate", model, round_cluster(1, 4), train(8, 10), {{"budget_gib", 1e-6}}) ==
+      "budget_gib = 1e-06 holds no copy of an expert: 1 layers of 24576 bytes are there at once, at least 0.000023 are "
+      "needed");
+}
+
+TEST_CASE("an expert without an owner is named") {
+  const Model model = small_model(8, 2, 2);
+  const FunctionRouting routing = balanced(model, 80);
+  const Cluster cluster = round_cluster(1, 4);
+  const strategies::Options none({}, {});
+  const strategies::Input in{model, cluster, train(8, 10), routing, none, "x"};
+  const ExpertPlacement all = contiguous_placement(8, 4);
+  ExpertPlacement lost = all;
+  lost.expert_of_slot[5] = LogicalExpert(4);
+  CHECK_THROWS_WITH_AS(strategies::plan_gathered(in, {{all, all, {}, {}}, {lost, all, {}, {}}}, {}),
+                       "MoE layer 1: expert 5 of 8 has no owner", strategies::Infeasible);
+  // The same in a plan that comes from a file.
+  Plan plan = make_plan("fsdp", {}, model, cluster, train(8, 10), routing);
+  const auto& gather = std::get<Collective>(op_named(plan, "l0.moe.gather.up").work);
+  plan.placements[gather.from.index()].expert_of_slot[5] = LogicalExpert(4);
+  const std::vector<std::string> found = faults(plan);
+  CHECK(std::ranges::any_of(found, [](const std::string& f) {
+    return f.find("'l0.moe.gather.up': wants expert 5 in slot 5, and no rank holds it before") != std::string::npos;
+  }));
 }
 
 TEST_CASE("gathering bandwidth is what a node's cards receive") {
