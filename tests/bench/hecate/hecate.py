@@ -1,11 +1,13 @@
 """Hecate's comparison: the four models of arXiv 2502.02581, clusters A and B, 16 and 32 GPUs, as the tables of
 docs/training.md, beside what the paper published.
 
-    tests/bench/hecate/hecate.py build/release/cli/moesim [all|speedups|intervals|overlap]
+    tests/bench/hecate/hecate.py build/release/cli/moesim [all|speedups|layers|intervals|overlap]
 
 The scenarios are those that ship (scenarios/hecate_*.toml); intervals and overlap change one key of hecate_gpt_32.
 """
+import csv
 import json
+import math
 import pathlib
 import re
 import subprocess
@@ -131,10 +133,36 @@ def overlap(program, scratch):
     table(["GPT-S, 32 GPUs: exposed, ms an iteration"] + [f"t = {t}" for t in degrees] + ["its own t"], rows)
 
 
+def layer_times(path):
+    """Router to combine of each layer in the forward pass of the last iteration, mean over ranks, us."""
+    begin, end = {}, {}
+    with open(path) as file:
+        for row in csv.DictReader(file):
+            match = re.fullmatch(r"l(\d+)\.moe\.(router|unpermute)", row["op"])
+            if match:
+                key = int(match[1]), row["rank"]
+                (begin if match[2] == "router" else end)[key] = float(row["start_us" if match[2] == "router" else "end_us"])
+    layers = sorted({layer for layer, _ in begin})
+    return [sum(end[k] - begin[k] for k in begin if k[0] == layer) for layer in layers]
+
+
+def layers(program, scratch):
+    out = scratch / "layers"
+    strategies = [EP, '[[strategy]]\nkind = "hecate"\n']
+    simulate(program, variant("hecate_gpt_32.toml", scratch, "layers", strategies, None, BOTH), out)
+    rows = []
+    for machine, cluster in CLUSTERS.items():
+        point = next(d for d in out.iterdir() if machine in d.name)
+        ratios = [e / h for e, h in zip(layer_times(point / "expert_parallel.ops.csv"), layer_times(point / "hecate.ops.csv"))]
+        mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+        rows.append([cluster, f"{min(ratios):.2f}", f"{mean:.2f}", f"{max(ratios):.2f}"])
+    table(["GPT-S, 32 GPUs, MoE layers over EP, forward", "least", "geometric mean", "most"], rows + [["B, published", "2.8", "11.87", "18.8"]])
+
+
 def main():
     program, what = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "all"
     with tempfile.TemporaryDirectory() as directory:
-        for name, run in (("speedups", speedups), ("intervals", intervals), ("overlap", overlap)):
+        for name, run in (("speedups", speedups), ("layers", layers), ("intervals", intervals), ("overlap", overlap)):
             if what in ("all", name):
                 run(program, pathlib.Path(directory))
 
