@@ -41,6 +41,7 @@ bool BoundedComponent::solve() {
 
 double BoundedComponent::idled(std::uint32_t c) const {
   double most = 0;
+  if (!any_idled_) return most;
   for (const std::uint32_t l : fill_->hops(c)) most = std::max(most, idled_[l]);
   return most;
 }
@@ -48,6 +49,11 @@ double BoundedComponent::idled(std::uint32_t c) const {
 double BoundedComponent::idle(std::uint32_t l, Picoseconds until) const {
   const auto h = static_cast<double>((until - time_).value());
   return std::clamp(idle_[l].bytes(h) / fill_->capacity(l) / per_ps, 0.0, h);
+}
+
+void BoundedComponent::lose(std::uint32_t l, double ps) {
+  idled_[l] += ps;
+  any_idled_ = any_idled_ || ps > 0;
 }
 
 double BoundedComponent::served_at(std::uint32_t c, Picoseconds now) const {
@@ -222,7 +228,7 @@ void BoundedComponent::step(Picoseconds now) {
     if (slip > 0) share_out(h);
   } else {  // what the batch left unused is lost
     for (const std::uint32_t l : idle_links_)
-      if (was_full_[l] != 0) idled_[l] += idle_[l].bytes(h) / fill_->capacity(l) / per_ps;
+      if (was_full_[l] != 0) lose(l, idle_[l].bytes(h) / fill_->capacity(l) / per_ps);
   }
 }
 
@@ -288,7 +294,7 @@ void BoundedComponent::share_out(double h) {
   for (std::uint32_t l = 0; l < gain_.size(); ++l)
     if (was_full_[l] != 0 && fill_->full(l)) {
       const double used = gain_[l] - give_[l] * loss_[l];
-      idled_[l] += std::max(room(l) - used, 0.0) * h / fill_->capacity(l);
+      lose(l, std::max(room(l) - used, 0.0) * h / fill_->capacity(l));
     }
 }
 

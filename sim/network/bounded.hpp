@@ -40,12 +40,14 @@ class BoundedComponent final : public Component {
   bool solve();
   void step(Picoseconds now);
   void share_out(double h);
+  void lose(std::uint32_t l, double ps);
 
   std::vector<double> eta_, end_eta_;  // [classes] ps from time_, of the first and the last member
   std::vector<double> before_;         // [classes] rates of the batch before
   std::vector<Idle> idle_;             // [links]
   std::vector<std::uint32_t> idle_links_;
   std::vector<double> idled_;  // [links] ps, though it was full
+  bool any_idled_ = false;
   std::vector<std::uint8_t> was_full_;
   std::vector<double> spare_, gain_, loss_;  // [links] bytes per second
   std::vector<double> give_;                 // [links] factor

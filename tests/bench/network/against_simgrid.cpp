@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 #include "models/hardware/topology_spec.hpp"
 #include "tests/bench/network/measure.hpp"
@@ -35,7 +36,14 @@ bool compare(const Case& c) {
   }
   const bool exact = c.fidelity.kind == sim::Fidelity::Kind::exact;
   const Run ours = run_network(*topology, flows, c.fidelity, exact);
-  const peer::Result theirs = peer::simgrid(capacity, theirs_in, 1800);
+  peer::Result theirs;
+  try {
+    theirs = peer::simgrid(capacity, theirs_in, 1800);
+  } catch (const std::runtime_error& e) {
+    fmt::print("{:>5} {:>9} {:<11} {:<8} {:>8.3f} {}\n", c.ranks, c.alpha > 0 ? "zipf" : "uniform", c.fabric,
+               exact ? "exact" : "bounded", ours.seconds, e.what());
+    return false;
+  }
   const double makespan = *std::ranges::max_element(theirs.finish);
   double worst = 0;
   for (std::size_t f = 0; f < ours.finish.size(); ++f)
@@ -66,7 +74,10 @@ bool against_simgrid(bool quick) {
     if (quick) continue;
     for (const double alpha : {0.0, 1.0}) ok = compare({128, alpha, 0, fabric, exact, 1e-3, 1e-3, 1}) && ok;
   }
-  if (!quick) ok = compare({256, 1.0, 0, "leaf_spine", bounded, 1, 5e-3, 300}) && ok;
+  if (!quick) {  // leaf/spine under Zipf is more than SimGrid does in half an hour
+    ok = compare({256, 1.0, 0, "rail", bounded, 1, 5e-3, 300}) && ok;
+    ok = compare({256, 0.0, 0, "leaf_spine", bounded, 1, 5e-3, 300}) && ok;
+  }
   fmt::print("\n");
   return ok;
 }

@@ -1,4 +1,5 @@
-// bench_network [quick]: the network against SimGrid, and how it grows. quick: without what takes more than seconds.
+// bench_network [quick | growth]: the network against SimGrid, and how it grows. quick: without what takes more than
+// seconds; growth: without SimGrid.
 #include <fmt/format.h>
 
 #include <cstring>
@@ -64,7 +65,8 @@ void aggregated(int ranks) {
 int main(int argc, char** argv) {
   try {
     const bool quick = argc > 1 && std::strcmp(argv[1], "quick") == 0;
-    bench::against_simgrid(quick);
+    const bool growth = argc > 1 && std::strcmp(argv[1], "growth") == 0;
+    if (!growth) bench::against_simgrid(quick);
     grow(quick);
     if (!quick)
       for (const int ranks : {1024, 2048, 4096}) aggregated(ranks);
