@@ -307,6 +307,13 @@ double distance(const Gpu& a, const Gpu& b) {
   return std::hypot(ln(peak(a), peak(b)), ln(a.memory_bandwidth.value(), b.memory_bandwidth.value()), ln(a.sms, b.sms));
 }
 
+// What one SM of `b` does in a time, of what one of `a` does, in the pipeline of the format; 1 where either lacks it.
+static double sm_speedup(const Gpu& a, const Gpu& b, std::string_view dtype) {
+  const Math math = dtype.starts_with("fp8") ? Math::fp8 : Math::bf16;
+  if (!a.peak_of(math) || !b.peak_of(math) || a.sms == 0 || b.sms == 0) return 1;
+  return *b.peak_of(math) / b.sms / (*a.peak_of(math) / a.sms);
+}
+
 FitFile transfer(const FitFile& from, const Gpu& from_gpu, const Gpu& to_gpu, const std::string& to_machine,
                  const std::vector<TransferError>& errors) {
   constexpr double most = 1.5;
@@ -316,6 +323,10 @@ FitFile transfer(const FitFile& from, const Gpu& from_gpu, const Gpu& to_gpu, co
     double sigma = 0;
     for (const TransferError& t : errors)
       if (t.schema == e.schema) sigma = t.sigma * std::min(most, away / t.distance);
+    // A step of a tile's loop and its epilogue are instructions of one SM: fewer where each does more.
+    for (const char* latency : {"step_us", "epilogue_us"})
+      if (const auto it = e.parameters.find(latency); it != e.parameters.end() && e.schema != "nccl")
+        it->second /= sm_speedup(from_gpu, to_gpu, e.dtype);
     e.transferred_from = from.machine;
     e.transfer_sigma = std::hypot(e.transfer_sigma, sigma);
     e.notes.push_back(fmt::format("transferred from {}: no measurement of this machine", from.machine));

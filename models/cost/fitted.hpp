@@ -67,8 +67,8 @@ struct TransferError {
   double distance = 1;  // this distance; in proportion elsewhere, at most 1.5 times
 };
 
-// The parameters of `from` for another GPU: efficiencies and norms are fractions of its data sheet, latencies carry
-// over as they are; intervals widen.
+// The parameters of `from` for another GPU: efficiencies and norms are fractions of its data sheet, a tile's step and
+// epilogue take the time of as many operations of an SM, other latencies carry over as they are; intervals widen.
 FitFile transfer(const FitFile& from, const Gpu& from_gpu, const Gpu& to_gpu, const std::string& to_machine,
                  const std::vector<TransferError>& errors);
 

@@ -209,6 +209,28 @@ TEST_CASE("transfer: parameters stay, intervals widen with the distance, nothing
   CHECK(cost.duration < make_fitted(from, paper_fits())->gemm({.m = 1, .n = 4096, .k = 4096}).duration);
 }
 
+TEST_CASE("transfer: a tile's latencies are those of as many operations of one SM") {
+  const Gpu from = gpu_like(300, 2000, 100);  // 3 TFLOPS an SM
+  const Gpu to = gpu_like(1200, 2000, 100);   // 12
+  FitFile fits = paper_fits();
+  FitEntry& e = fits.entries[0];
+  e.parameters["step_us"] = 0.4;
+  e.parameters["epilogue_us"] = 2;
+  e.parameters["launch_us"] = 3;
+  FitEntry nccl;
+  nccl.schema = "nccl";
+  nccl.parameters["step_us"] = 0.8;  // of a ring: no business of an SM
+  fits.entries.push_back(nccl);
+  const FitFile moved = transfer(fits, from, to, "other", {});
+  CHECK(moved.entries[0].parameters.at("step_us") == doctest::Approx(0.1));
+  CHECK(moved.entries[0].parameters.at("epilogue_us") == doctest::Approx(0.5));
+  CHECK(moved.entries[0].parameters.at("launch_us") == 3);
+  CHECK(moved.entries.back().parameters.at("step_us") == 0.8);
+  // The same SMs, half as many: nothing changes.
+  CHECK(transfer(fits, from, gpu_like(150, 1000, 50), "half", {}).entries[0].parameters.at("step_us") ==
+        doctest::Approx(0.4));
+}
+
 TEST_CASE("predictions of collectives and exchanges carry their interval") {
   FitFile fits = paper_fits();
   FitEntry nccl = fits.entries[0];
