@@ -106,6 +106,7 @@ class Fitted final : public KernelModel {
 
   [[nodiscard]] KernelCost attention(const AttentionShape& s) const override {
     KernelCost out = roofline_->attention(s);
+    out.in_range = false;  // no row of attention was fitted
     const std::vector<Fit>& fits = dense_[index(s.math)];
     if (!fits.empty() && out.duration.value() > 0)
       out.duration = std::max(out.duration, from_microseconds(fits.front().tiles.launch_us));

@@ -110,6 +110,13 @@ TEST_CASE("measured machines have intervals, transferred ones wider, the rooflin
   CHECK(k.at("step_us_90").is_null());
 }
 
+TEST_CASE("attention, which no fit covers, is outside the calibrated range where it takes time") {
+  std::string text = scenario("h100_sxm");
+  text.replace(text.find("sequence_length = 256"), 21, "sequence_length = 16384");
+  CHECK(summary(run(text)).outside.find("attention") != std::string::npos);
+  CHECK(summary(run(scenario("h100_sxm"))).outside.find("attention") == std::string::npos);  // under 5 % of the time
+}
+
 TEST_CASE("a library that is asked for is not faster than the fastest") {
   const Picoseconds best = summary(run(scenario("h100_sxm"))).step;
   for (const char* library : {"vllm", "trtllm"})
