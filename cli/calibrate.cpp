@@ -2,15 +2,19 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
 #include "backend/executor.hpp"
+#include "backend/probe.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/verbs.hpp"
 #include "models/cost/fitted.hpp"
+#include "models/cost/host_model.hpp"
 #include "models/fit/shipped.hpp"
+#include "study/cuda_calibration.hpp"
 #include "study/host_calibration.hpp"
 
 namespace moesim::cli {
@@ -22,11 +26,13 @@ struct Args {
   std::string transfer;     // a fit file to carry over to `machine`
   std::string predictions;  // CSV
   std::string backend;      // to measure with
+  std::string samples;      // cuda: folder for the measured rows
   study::HostCalibrationOptions host;
 };
 
 // Collectives and exchanges are asked for other numbers of GPUs, kernels for other shapes.
 fit::Holdout usual_holdout(fit::Schema schema) {
+  if (schema == fit::Schema::device) return fit::Holdout::size;
   return schema == fit::Schema::nccl || schema == fit::Schema::deepep ? fit::Holdout::count : fit::Holdout::shape;
 }
 
@@ -44,6 +50,44 @@ int transfer(const Args& args) {
   return Exit::ok;
 }
 
+int write_fits(const cost::FitFile& fits, const std::string& output) {
+  fmt::print("{}", fit::accuracy_header());
+  for (cost::FitEntry e : fits.entries) {
+    if (e.schema == cost::host_schema) e.schema += " " + e.variant;
+    e.library.resize(std::min(e.library.size(), e.library.find(',')));
+    fmt::print("{}", fit::accuracy_lines(e));
+  }
+  if (output.empty()) {
+    fmt::print("\n{}", cost::to_toml(fits));
+  } else {
+    cost::write_fit_file(fits, output);
+    fmt::print(stderr, "wrote {}\n", output);
+  }
+  return Exit::ok;
+}
+
+// Measures this machine's GPUs. An interrupt ends the measurement, and what there is is fitted.
+int calibrate_cuda(const Args& args) {
+  const std::string& why = backend::cuda().unavailable();
+  if (!why.empty()) {
+    fmt::print(stderr, "cuda: {}\n", why);
+    return Exit::unavailable;
+  }
+  study::CudaCalibration out;
+  {
+    Progress progress;
+    study::CudaCalibrationOptions options{args.options.machine, args.samples, {}};
+    const Interrupt interrupt;
+    options.progress = [&](double share, const std::string& what) {
+      progress(share, what);
+      return !interrupt.came();
+    };
+    out = study::calibrate_cuda(*backend::cuda_probes(), options);
+  }
+  for (const std::string& s : out.left_out) fmt::print(stderr, "left out: {}\n", s);
+  return write_fits(out.fits, args.options.output);
+}
+
 // Measures this computer instead of reading rows. An interrupt ends the measurement, and what there is is fitted.
 int calibrate_host(const Args& args) {
   cost::FitFile fits;
@@ -57,19 +101,7 @@ int calibrate_host(const Args& args) {
     };
     fits = study::calibrate_host(*backend::find_executor(args.backend), options);
   }
-  if (!args.options.output.empty()) cost::write_fit_file(fits, args.options.output);
-  fmt::print("{}", fit::accuracy_header());
-  for (cost::FitEntry e : fits.entries) {
-    e.schema += " " + e.variant;
-    e.library.resize(e.library.find(','));
-    fmt::print("{}", fit::accuracy_lines(e));
-  }
-  if (args.options.output.empty()) {
-    fmt::print("\n{}", cost::to_toml(fits));
-  } else {
-    fmt::print(stderr, "wrote {}\n", args.options.output);
-  }
-  return Exit::ok;
+  return write_fits(fits, args.options.output);
 }
 
 int calibrate(const Args& args) {
@@ -95,12 +127,14 @@ void add_calibrate(CLI::App& app, Run& run) {
   const std::map<std::string, fit::Schema> schemas{{"gemm", fit::Schema::gemm},
                                                    {"moe_kernel", fit::Schema::moe_kernel},
                                                    {"nccl", fit::Schema::nccl},
-                                                   {"deepep", fit::Schema::deepep}};
+                                                   {"deepep", fit::Schema::deepep},
+                                                   {"device", fit::Schema::device}};
   const std::map<std::string, fit::Holdout> holdouts{
       {"shape", fit::Holdout::shape}, {"size", fit::Holdout::size}, {"count", fit::Holdout::count}};
   auto* from = verb->add_option("--from", o.files, "Measured rows: CSV, plain or .gz (docs/cost_models.md)");
-  auto* schema = verb->add_option("--schema", args->schema, "What the rows are: gemm, moe_kernel, nccl or deepep")
-                     ->check(CLI::IsMember(schemas));
+  auto* schema =
+      verb->add_option("--schema", args->schema, "What the rows are: gemm, moe_kernel, nccl, deepep or device")
+          ->check(CLI::IsMember(schemas));
   verb->add_option("-o,--output", o.output, "Fit file to write (FILE.fit.toml)");
   verb->add_flag("--update", o.update, "Keep what the fit file already has of other schemas, libraries and formats");
   verb->add_option("--holdout", args->holdout,
@@ -119,8 +153,10 @@ void add_calibrate(CLI::App& app, Run& run) {
   auto* move = verb->add_option("--transfer", args->transfer,
                                 "Carry a fit file's parameters over to --machine; intervals widen");
   auto* backend =
-      verb->add_option("--backend", args->backend, "Measure this computer instead (docs/host_executor.md): host")
-          ->check(CLI::IsMember({"host"}))
+      verb->add_option("--backend", args->backend,
+                       "Measure this computer instead: host, its processor (docs/host_executor.md), or cuda, its GPUs "
+                       "(docs/cuda.md)")
+          ->check(CLI::IsMember({"host", "cuda"}))
           ->excludes(from)
           ->excludes(move);
   verb->add_option("--probes", args->host.probes, "host: plans to measure")
@@ -139,6 +175,8 @@ void add_calibrate(CLI::App& app, Run& run) {
           "host: number format of weights and activations: f32 (default), bf16 or f16")
       ->check(CLI::IsMember({"f32", "bf16", "f16"}))
       ->needs(backend);
+  verb->add_option("--samples", args->samples, "cuda: folder to keep the measured rows in, a CSV per schema")
+      ->needs(backend);
   schema->needs(from);
   from->needs(schema);
   from->excludes(move);
@@ -148,12 +186,16 @@ void add_calibrate(CLI::App& app, Run& run) {
   moesim calibrate --transfer h100_sxm.fit.toml --machine h200_sxm -o h200_sxm.fit.toml
   moesim simulate my.toml --machine h100_sxm.fit.toml
   moesim calibrate --backend host -o this.fit.toml      half a minute; Ctrl-C fits what there is by then
+  moesim calibrate --backend cuda -o this.fit.toml --samples this/      a GPU or all of a node
 
-Exit codes: 0 written; 2 rows that cannot be used, with file:line:column.)");
+With --backend cuda, --machine names the data sheet where no machine file has the GPU's name.
+
+Exit codes: 0 written; 2 rows that cannot be used, with file:line:column; 3 there is no GPU, or no CUDA executor.)");
   verb->callback([args, schemas, holdouts, &run] {
     if (args->transfer.empty() && args->options.files.empty() && args->backend.empty())
-      throw CLI::RequiredError("--from FILES, --transfer FILE.fit.toml or --backend host,");
+      throw CLI::RequiredError("--from FILES, --transfer FILE.fit.toml or --backend host|cuda,");
     run = [args, schemas, holdouts] {
+      if (args->backend == "cuda") return calibrate_cuda(*args);
       if (!args->backend.empty()) return calibrate_host(*args);
       if (!args->transfer.empty()) return transfer(*args);
       args->options.schema = schemas.at(args->schema);

@@ -20,11 +20,13 @@ void add_validate(CLI::App& app, Run& run) {
   const std::map<std::string, fit::Schema> schemas{{"gemm", fit::Schema::gemm},
                                                    {"moe_kernel", fit::Schema::moe_kernel},
                                                    {"nccl", fit::Schema::nccl},
-                                                   {"deepep", fit::Schema::deepep}};
+                                                   {"deepep", fit::Schema::deepep},
+                                                   {"device", fit::Schema::device}};
   auto* from = verb->add_option("--from", args->options.files,
                                 "Rows to judge by, instead of the figures that ship; `gpu` names machines");
-  auto* schema = verb->add_option("--schema", args->schema, "What the rows are: gemm, moe_kernel, nccl or deepep")
-                     ->check(CLI::IsMember(schemas));
+  auto* schema =
+      verb->add_option("--schema", args->schema, "What the rows are: gemm, moe_kernel, nccl, deepep or device")
+          ->check(CLI::IsMember(schemas));
   schema->needs(from);
   from->needs(schema);
   verb->add_option("--gpu", args->options.gpu, "Only rows of this GPU, as the files name it");

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "models/cost/collective_model.hpp"
+#include "models/cost/device_costs.hpp"
 #include "models/cost/exchange_model.hpp"
 #include "models/cost/expert_model.hpp"
 #include "models/cost/host_model.hpp"
@@ -43,6 +44,11 @@ std::string_view meaning(const FitEntry& entry, std::string_view name) {
     for (const HostKernel kernel : all_host_kernels)
       for (const HostTerm& t : host_terms(kernel))
         if (entry.variant == to_string(kernel) && t.name == name) return t.meaning;
+    return {};
+  }
+  if (entry.schema == device_schema) {
+    for (const DeviceCost c : all_device_costs)
+      if (entry.dtype == to_string(c)) return find_meaning(line_fields(c), name);
     return {};
   }
   if (entry.schema == "nccl") return find_meaning(collective_fields(), name);

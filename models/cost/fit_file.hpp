@@ -29,9 +29,9 @@ struct CalibratedRange {
 };
 
 struct FitEntry {
-  std::string schema;   // gemm, moe_kernel, nccl, deepep
+  std::string schema;   // gemm, moe_kernel, nccl, deepep, device, host
   std::string library;  // "vllm 0.24.0"
-  std::string dtype;    // "bfloat16", "fp8", ...; deepep: the kernel; nccl: empty
+  std::string dtype;    // "bfloat16", "fp8", ...; deepep: the kernel; device: the cost; nccl: empty
   std::string variant;  // of the model: a tile policy
   ParameterMap parameters;
   std::vector<CalibratedRange> ranges;

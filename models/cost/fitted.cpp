@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "models/cost/device_costs.hpp"
+
 namespace moesim::cost {
 namespace {
 
@@ -115,11 +117,19 @@ class Fitted final : public KernelModel {
 
   [[nodiscard]] KernelCost streaming(Bytes bytes, Flops flops) const override {
     KernelCost out = roofline_->streaming(bytes, flops);
+    if (out.duration.value() == 0) return out;
+    const Picoseconds vector = gpu_.peak_of(Math::f32) ? flops / *gpu_.peak_of(Math::f32) : Picoseconds(0);
+    if (const FitEntry* measured = find_device_cost(fits_, DeviceCost::stream)) {
+      const double us = line_us(line_of(*measured, DeviceCost::stream), static_cast<double>(bytes.value()) * 1e-6);
+      out.duration = std::max({from_microseconds(us), bytes / gpu_.memory_bandwidth, vector});
+      out.log_sigma = log_sigma(*measured, "all");
+      out.in_range = inside(*measured, "bytes", static_cast<double>(bytes.value()));
+      return out;
+    }
     const std::vector<Fit>& fits = dense_[index(Math::bf16)];
-    if (fits.empty() || out.duration.value() == 0) return out;
+    if (fits.empty()) return out;
     const Fit& fit = fits.front();
     const Picoseconds memory = bytes / (gpu_.memory_bandwidth * fit.tiles.memory_efficiency);
-    const Picoseconds vector = gpu_.peak_of(Math::f32) ? flops / *gpu_.peak_of(Math::f32) : Picoseconds(0);
     out.duration = std::max(from_microseconds(fit.tiles.launch_us) + memory, vector);
     out.log_sigma = log_sigma(*fit.entry, "memory");
     out.in_range = fit.entry->transferred_from.empty();

@@ -8,6 +8,7 @@
 #include <ostream>
 #include <tuple>
 
+#include "models/fit/device.hpp"
 #include "support/files.hpp"
 
 namespace moesim::fit {
@@ -117,6 +118,8 @@ Loaded load(const CalibrationOptions& o) {
       return load(read_collectives(o.files, o.gpu), o, collective_groups);
     case Schema::deepep:
       return load(read_exchanges(o.files, o.gpu), o, exchange_groups);
+    case Schema::device:
+      return load(read_device(o.files, o.gpu), o, device_groups);
   }
   return {};
 }

@@ -1,6 +1,7 @@
 #include "models/fit/rows.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "models/fit/row_reader.hpp"
 
@@ -16,6 +17,8 @@ std::string_view to_string(Schema schema) {
       return "nccl";
     case Schema::deepep:
       return "deepep";
+    case Schema::device:
+      return "device";
   }
   return "gemm";
 }
@@ -203,6 +206,28 @@ void parse_exchanges(const CsvTable& table, Faults& faults, std::vector<Exchange
   }
 }
 
+void parse_device(const CsvTable& table, Faults& faults, std::vector<DeviceRow>& rows) {
+  RowReader r(table, {"gpu", "library", "cost", "shape", "amount", "time_us"}, faults);
+  if (!r.has_columns()) return;
+  std::vector<std::string_view> names;
+  for (const cost::DeviceCost c : cost::all_device_costs) names.push_back(to_string(c));
+  for (std::size_t i = 0; i < table.rows(); ++i) {
+    r.start(i);
+    const std::string name = r.text("cost");
+    DeviceRow row;
+    row.origin = origin(r, name);
+    row.shape = r.text("shape");
+    row.amount = static_cast<double>(r.count("amount"));
+    row.us = r.time_us("time_us");
+    const auto at = std::find(names.begin(), names.end(), name);
+    if (at == names.end())
+      r.fault("cost", fmt::format("unknown cost '{}'", name), fmt::format("{}", fmt::join(names, ", ")));
+    else
+      row.cost = cost::all_device_costs[static_cast<std::size_t>(at - names.begin())];
+    if (r.good()) rows.push_back(std::move(row));
+  }
+}
+
 }  // namespace
 
 std::vector<GemmRow> read_gemm(const std::vector<std::string>& files, const std::string& gpu) {
@@ -227,6 +252,14 @@ std::vector<CollectiveRow> read_collectives(const std::vector<std::string>& file
   return merge_repeats<CollectiveRow>(std::move(rows), [](const CollectiveRow& r) {
     return fmt::format("{}{} {} {} {}", group_key(r.origin), to_string(r.shape.kind), r.shape.gpus, r.shape.nodes,
                        r.shape.bytes);
+  });
+}
+
+std::vector<DeviceRow> read_device(const std::vector<std::string>& files, const std::string& gpu) {
+  auto rows = read_tables<DeviceRow>(files, parse_device);
+  keep_one_gpu(rows, gpu);
+  return merge_repeats<DeviceRow>(std::move(rows), [](const DeviceRow& r) {
+    return fmt::format("{}{} {}", group_key(r.origin), r.shape, r.amount);
   });
 }
 

@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "models/cost/collective_model.hpp"
+#include "models/cost/device_costs.hpp"
 #include "models/cost/exchange_model.hpp"
 #include "moesim/error.hpp"
 
 namespace moesim::fit {
 
-enum class Schema : std::uint8_t { gemm, moe_kernel, nccl, deepep };
+enum class Schema : std::uint8_t { gemm, moe_kernel, nccl, deepep, device };
 std::string_view to_string(Schema schema);
 
 // Where a row stands and what it was measured on.
@@ -51,6 +52,14 @@ struct ExchangeRow {
   double us = 0;
 };
 
+struct DeviceRow {
+  Origin origin;
+  cost::DeviceCost cost = cost::DeviceCost::issue;
+  std::string shape;  // which kernel streams, for reports
+  double amount = 0;  // launches or bytes
+  double us = 0;
+};
+
 // Reads and checks: columns there, numbers that are numbers and in bounds, no file given twice, no row twice. All
 // faults at once, by file and line. `gpu` keeps that GPU's rows only; empty: all rows have to be of one GPU. Rows that
 // measure the same thing twice are merged into their median; they contradict each other beyond a factor of 5.
@@ -58,5 +67,6 @@ std::vector<GemmRow> read_gemm(const std::vector<std::string>& files, const std:
 std::vector<ExpertRow> read_experts(const std::vector<std::string>& files, const std::string& gpu);
 std::vector<CollectiveRow> read_collectives(const std::vector<std::string>& files, const std::string& gpu);
 std::vector<ExchangeRow> read_exchanges(const std::vector<std::string>& files, const std::string& gpu);
+std::vector<DeviceRow> read_device(const std::vector<std::string>& files, const std::string& gpu);
 
 }  // namespace moesim::fit

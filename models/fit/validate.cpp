@@ -12,6 +12,7 @@
 
 #include "models/fit/calibrate.hpp"
 #include "models/fit/csv.hpp"
+#include "models/fit/device.hpp"
 #include "models/fit/shipped.hpp"
 #include "models/fit/statistics.hpp"
 #include "support/files.hpp"
@@ -137,6 +138,8 @@ void judge_files(const std::vector<std::string>& files, Schema schema, const Val
       return judge_rows(files, options, table, read_collectives, collective_groups);
     case Schema::deepep:
       return judge_rows(files, options, table, read_exchanges, exchange_groups);
+    case Schema::device:
+      return judge_rows(files, options, table, read_device, device_groups);
   }
 }
 
