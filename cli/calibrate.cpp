@@ -74,7 +74,7 @@ int calibrate_cuda(const Args& args) {
     return Exit::unavailable;
   }
   study::CudaCalibration out;
-  {
+  try {
     Progress progress;
     study::CudaCalibrationOptions options{args.options.machine, args.samples, {}};
     const Interrupt interrupt;
@@ -83,6 +83,9 @@ int calibrate_cuda(const Args& args) {
       return !interrupt.came();
     };
     out = study::calibrate_cuda(*backend::cuda_probes(), options);
+  } catch (const backend::Refused& e) {
+    fmt::print(stderr, "cuda: {}\n", e.what());
+    return Exit::unavailable;
   }
   for (const std::string& s : out.left_out) fmt::print(stderr, "left out: {}\n", s);
   return write_fits(out.fits, args.options.output);

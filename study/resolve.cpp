@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "models/arch/zoo.hpp"
+#include "models/fit/device.hpp"
 #include "models/load/part.hpp"
 #include "models/load/trace.hpp"
 #include "study/scenario_reader.hpp"
@@ -275,6 +276,8 @@ hardware::MachineSpec resolved_machine(const Scenario& s) {
     } else {
       hardware::apply_overlay(m, overlay);
     }
+  // Launches, waits and copies, where the calibration that the scenario runs on has measured them.
+  if (const Calibration c = find_calibration(s, m); c.fits) fit::apply_device(m, *c.fits, "calibration");
   const NetworkChoice& choice = s.cluster.network;
   hardware::NetworkFabric shape = choice.shape;
   shape.nic = m.network.nic;
