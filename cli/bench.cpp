@@ -2,12 +2,17 @@
 
 #include <memory>
 
+#include "backend/executor.hpp"
+#include "backend/probe.hpp"
+#include "cli/interrupt.hpp"
+#include "cli/progress.hpp"
 #include "cli/verbs.hpp"
 #include "models/hardware/machine.hpp"
 #include "moesim/error.hpp"
 #include "plan/names.hpp"
 #include "study/calibration.hpp"
 #include "study/collective_bench.hpp"
+#include "study/kernel_bench.hpp"
 
 namespace moesim::cli {
 
@@ -68,12 +73,46 @@ int run_collective(const Args& args, bool sizes_given) {
   return Exit::ok;
 }
 
+// An interrupt ends the measurement, and what there is is printed.
+int run_kernels(bool json) {
+  const std::string why = backend::cuda().unavailable();
+  if (!why.empty()) {
+    fmt::print(stderr, "cuda: {}\n", why);
+    return Exit::unavailable;
+  }
+  study::KernelBench bench;
+  try {
+    Progress progress;
+    const Interrupt interrupt;
+    bench = study::bench_kernels(*backend::cuda_probes(), [&](double share, const std::string& what) {
+      progress(share, what);
+      return !interrupt.came();
+    });
+  } catch (const backend::Refused& e) {
+    fmt::print(stderr, "cuda: {}\n", e.what());
+    return Exit::unavailable;
+  }
+  fmt::print("{}", json ? study::kernels_json(bench) : study::render_kernels(bench));
+  return Exit::ok;
+}
+
+void add_kernels(CLI::App& bench, Run& run) {
+  CLI::App* verb = bench.add_subcommand(
+      "kernels", "The CUDA executor's kernels on this machine's GPU, as shares of its copy bandwidth and cuBLAS");
+  const auto json = std::make_shared<bool>(false);
+  verb->add_flag("--json", *json, "Print JSON");
+  verb->footer("Exit codes: 0 measured; 3 there is no GPU, or no CUDA executor (docs/cuda.md).");
+  verb->callback([json, &run] { run = [json] { return run_kernels(*json); }; });
+}
+
 }  // namespace
 
 void add_bench(CLI::App& app, Run& run) {
   const auto args = std::make_shared<Args>();
-  CLI::App* bench = app.add_subcommand("bench", "Predict single operations in the shape of their benchmarks");
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Single operations in the shape of their benchmarks: predicted (collective), measured (kernels)");
   bench->require_subcommand(1);
+  add_kernels(*bench, run);
   CLI::App* verb = bench->add_subcommand("collective", "One collective by size, as nccl-tests prints it");
   verb->add_option("--machine", args->machine, "A machine of `moesim list machines`, or a machine file")->required();
   verb->add_option("--overlay", args->overlays, "Numbers, or a calibration (FILE.fit.toml), to lay over it");
