@@ -5,8 +5,9 @@
 
 #include <algorithm>
 
-#include "backend/cuda/gpu_ranks.hpp"
+#include "backend/cuda/process_rank.hpp"
 #include "backend/cuda/virtual_ranks.hpp"
+#include "backend/host/processes.hpp"
 #include "backend/module.hpp"
 #include "backend/recorder.hpp"
 #include "support/text.hpp"
@@ -33,6 +34,30 @@ Measurement on_gpus(Driver& driver, const Plan& plan, const Inputs& inputs, cons
                                      plan.ranks, devices.front()->description().name,
                                      options.graph ? ", CUDA graph" : "", driver.versions(),
                                      memory_text(plan, report.buffers, report.extra), 100 * report.overhead));
+}
+
+// This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
+Measurement as_process(Driver& driver, const Plan& plan, const Inputs& inputs, const RunOptions& options) {
+  Transport& transport = *options.transport;
+  if (transport.ranks() != plan.ranks)
+    throw Refused(fmt::format("the plan has {} ranks and {} processes were started; use 'mpirun -n {}'", plan.ranks,
+                              transport.ranks(), plan.ranks));
+  std::unique_ptr<Device> device;
+  int number = 0;
+  const int devices = driver.devices();
+  const int place = place_on_computer(transport, options.patience);
+  agree(transport, options.patience, [&] {
+    number = device_of_process(transport, place, devices);
+    device = driver.open(number);
+  });
+  Recorder recorder(options);
+  const GpuRuns how{recorder.wanted(), options.patience, options.graph,
+                    [&](const std::vector<Marks>& marks) { return recorder.take(wall_timeline(plan, marks)); }};
+  const GpuReport report = run_process(plan, inputs, *device, transport, [&] { return driver.meeting_id(); }, how);
+  return recorder.finish(fmt::format(
+      "device time of {} processes over {} with a {} each{}, NCCL between them ({}); {}; time stamps add {:.1f} %",
+      plan.ranks, transport.description(), device->description().name, options.graph ? ", CUDA graph" : "",
+      driver.versions(), memory_text(plan, report.buffers, report.extra), 100 * report.overhead));
 }
 
 // With `minimum`, the Timeline is composed from the fastest run of every op.
@@ -107,8 +132,7 @@ const Loaded& loaded() {
 
 Measurement measure(Driver& driver, const Plan& plan, const Inputs& inputs, const RunOptions& options) {
   if (options.repeats < 1 || options.warmup < 0) throw Refused("a measurement needs at least one run");
-  if (options.transport != nullptr)
-    throw Refused("the CUDA executor runs all ranks in one process, a thread per GPU; leave '--transport' out");
+  if (options.transport != nullptr) return as_process(driver, plan, inputs, options);
   const bool enough = driver.devices() >= plan.ranks;
   if (options.mode == RunOptions::Mode::threads && !enough)
     throw Refused(

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <map>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -14,14 +15,12 @@
 
 namespace moesim::backend::gpu {
 
-GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device, const Meet& meet_at)
-    : plan_(plan), device_(device) {
+GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device) : plan_(plan), device_(device) {
   RowMaps maps(plan, inputs);
   program_ = std::make_unique<Program>(plan, inputs, maps, rank, device);
   if (plan.ranks > 1) {
-    std::vector<Rank> all;
-    for (int r = 0; r < plan.ranks; ++r) all.emplace_back(r);
-    world_ = device.join(meet_at(GroupsId(), all), plan.ranks, rank.value());
+    world_ = 0;
+    meetings_.emplace_back();
     token_ = program_->staging(Arena::alignment);
   }
   std::set<int> streams{0};
@@ -32,7 +31,7 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
     streams.insert(plan.ops[i].stream);
     const auto* call = std::get_if<CollectiveCall>(&program_->call(i));
     if (call == nullptr) continue;
-    lower_to_nccl({plan, plan.ops[i], rank, communicator_of(call->work.groups, meet_at),
+    lower_to_nccl({plan, plan.ops[i], rank, communicator_of(call->work.groups),
                    [this](std::int64_t bytes) { return program_->staging(bytes); }},
                   program_->placed(*call), step.commands);
   }
@@ -40,14 +39,25 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
   if (!device_.finish(60, [] { return false; })) throw std::runtime_error("the weights are not made within 60 s");
 }
 
-int GpuRank::communicator_of(GroupsId groups, const Meet& meet_at) {
-  const Membership me = membership(plan_.groups[groups.index()], program_->rank());
-  if (me.group->size() == 1) return -1;
-  const auto known = communicators_.find(groups.value());
-  if (known != communicators_.end()) return known->second;
-  const int made =
-      device_.join(meet_at(groups, *me.group), static_cast<int>(me.group->size()), static_cast<int>(me.member));
-  return communicators_[groups.value()] = made;
+int GpuRank::communicator_of(GroupsId groups) {
+  if (membership(plan_.groups[groups.index()], program_->rank()).group->size() == 1) return -1;
+  const auto known = std::find(meetings_.begin(), meetings_.end(), groups);
+  if (known != meetings_.end()) return static_cast<int>(known - meetings_.begin());
+  meetings_.push_back(groups);
+  return static_cast<int>(meetings_.size()) - 1;
+}
+
+// Ops are in the same order at all ranks, and so are the partitions that they use: nobody waits in a circle.
+void GpuRank::join(const Meet& meet_at) {
+  Groups everyone(1);
+  for (int r = 0; r < plan_.ranks; ++r) everyone[0].emplace_back(r);
+  for (std::size_t c = 0; c < meetings_.size(); ++c) {
+    const GroupsId id = meetings_[c];
+    const Membership me = membership(id.valid() ? plan_.groups[id.index()] : everyone, program_->rank());
+    const int made =
+        device_.join(meet_at(id, *me.group), static_cast<int>(me.group->size()), static_cast<int>(me.member));
+    if (made != static_cast<int>(c)) throw std::logic_error("communicators are not numbered in the order of joining");
+  }
 }
 
 void GpuRank::issue(const Run& how) {
@@ -179,10 +189,10 @@ class Crew {
   }
 
   void rank(std::size_t r) {
-    ranks_[r] = std::make_unique<GpuRank>(
-        plan_, inputs_, Rank(r), *devices_[r],
-        [this](GroupsId groups, const std::vector<Rank>& group) { return meeting(groups, group.front()); });
+    ranks_[r] = std::make_unique<GpuRank>(plan_, inputs_, Rank(r), *devices_[r]);
     GpuRank& me = *ranks_[r];
+    gather();  // a rank that has no room must not be waited for
+    me.join([this](GroupsId groups, const std::vector<Rank>& group) { return meeting(groups, group.front()); });
     GpuRank::Run how{how_.patience, true, false, [this] { return failed_.load(); }};
     gather();
     for (int i = 0; i < how_.runs && !stop_.load(); ++i) {

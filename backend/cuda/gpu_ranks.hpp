@@ -2,7 +2,6 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
 #include <vector>
 
@@ -18,8 +17,10 @@ class GpuRank {
   // of all ranks. Called in the same order everywhere, for groups of two and more.
   using Meet = std::function<MeetingId(GroupsId groups, const std::vector<Rank>& group)>;
 
-  // Blocks until the members of its groups have come. Throws Refused.
-  GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device, const Meet& meet);
+  // Memory, weights and commands; nobody is waited for. Throws Refused.
+  GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device);
+  // Blocks until the members of its groups have come, once, before the first run.
+  void join(const Meet& meet);
 
   struct Run {
     double patience = 60;
@@ -39,7 +40,7 @@ class GpuRank {
   [[nodiscard]] Program& program() { return *program_; }
 
  private:
-  int communicator_of(GroupsId groups, const Meet& meet);
+  int communicator_of(GroupsId groups);
   void issue(const Run& how);
   void await(const Run& how);
   [[nodiscard]] int start_event() const { return static_cast<int>(plan_.ops.size()); }
@@ -48,7 +49,7 @@ class GpuRank {
   const Plan& plan_;
   Device& device_;
   std::unique_ptr<Program> program_;
-  std::map<int, int> communicators_;  // [groups]
+  std::vector<GroupsId> meetings_;  // [communicator]: whom it joins; invalid: all ranks
   int world_ = -1;
   std::byte* token_ = nullptr;  // of the all-reduce that starts a run
   std::vector<int> streams_;    // that ops use

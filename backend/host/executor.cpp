@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <thread>
 
+#include "backend/host/processes.hpp"
 #include "backend/host/runs.hpp"
 #include "backend/recorder.hpp"
 
@@ -69,29 +69,6 @@ class Host final : public Executor {
     return out;
   }
 
-  // All ranks refuse when one has to, for its memory say: the others would wait for it.
-  template <class Step>
-  static void agree(Transport& transport, double patience, Step&& step) {
-    using Text = std::array<char, 512>;
-    Text own{};
-    try {
-      step();
-    } catch (const Refused& e) {
-      std::string_view(e.what()).copy(own.data(), own.size() - 1);
-    }
-    std::vector<Text> texts(static_cast<std::size_t>(transport.ranks()), own);
-    std::vector<Transport::Message> sends;
-    std::vector<Transport::Message> receives;
-    for (std::size_t r = 0; r < texts.size(); ++r) {
-      if (r == transport.rank().index()) continue;
-      sends.push_back({Rank(r), reinterpret_cast<std::byte*>(own.data()), own.size()});
-      receives.push_back({Rank(r), reinterpret_cast<std::byte*>(texts[r].data()), own.size()});
-    }
-    transport.exchange(sends, receives, patience);
-    for (std::size_t r = 0; r < texts.size(); ++r)
-      if (texts[r].front() != '\0') throw Refused(texts[r].data());
-  }
-
   // This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
   static Measurement as_processes(const Plan& plan, const Inputs& inputs, const RunOptions& options) {
     Transport& transport = *options.transport;
@@ -108,14 +85,7 @@ class Host final : public Executor {
     Recorder recorder(options);
     for (int i = 0; i < recorder.wanted(); ++i) {
       const Marks own = run_process(*programs.front(), transport, options.patience);
-      std::string said(own.size() * sizeof(Mark), '\0');
-      std::copy_n(reinterpret_cast<const char*>(own.data()), said.size(), said.begin());
-      const std::vector<std::string> all = transport.gather(said, options.patience);
-      std::vector<Marks> marks(static_cast<std::size_t>(plan.ranks), Marks(plan.ops.size()));
-      marks[transport.rank().index()] = own;
-      for (std::size_t r = 0; r < all.size(); ++r)
-        std::copy_n(all[r].data(), std::min(all[r].size(), said.size()), reinterpret_cast<char*>(marks[r].data()));
-      recorder.take(wall_timeline(plan, marks));
+      recorder.take(wall_timeline(plan, gather_marks(transport, own, options.patience)));
     }
     Measurement out = recorder.finish(
         fmt::format("wall time of {} processes over {}{}", plan.ranks, transport.description(),

@@ -195,7 +195,15 @@ class Cli(unittest.TestCase):
             r = run("simulate", SOURCE / "scenarios/mixtral_h100.toml", "--machine", fit)
             self.assertEqual(r.returncode, 2)
             self.assertIn("the fit is of machine 'host'", r.stderr)
-        self.assertEqual(run("calibrate", "--backend", "cuda").returncode, 2)
+        self.assertEqual(run("calibrate", "--backend", "gpu").returncode, 2)
+
+    def test_without_a_gpu_measurements_end_with_a_sentence(self):
+        for args in (["calibrate", "--backend", "cuda"], ["bench", "kernels"],
+                     ["run", SOURCE / "tests/cli/host_tiny.toml", "--backend", "cuda"]):
+            r = run(*args, env={"CUDA_VISIBLE_DEVICES": ""})
+            self.assertEqual(r.returncode, 3, r.stderr)
+            self.assertEqual(r.stdout, "")
+            self.assertRegex(r.stderr, r"^cuda: .+\n$")
 
     def test_run_refuses_what_it_cannot(self):
         tiny = (SOURCE / "tests/cli/host_tiny.toml").read_text().replace("../../", str(SOURCE) + "/")

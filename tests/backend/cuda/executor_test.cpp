@@ -105,7 +105,8 @@ TEST_CASE("ranks on GPUs: every strategy gives what the host gives, whatever the
             for (std::size_t r = 0; r < devices.size(); ++r)
               threads.emplace_back([&, r] {
                 failures[r] = refusal([&] {
-                  programs[r] = std::make_unique<gpu::GpuRank>(s.plan, inputs, Rank(r), *devices[r], meet);
+                  programs[r] = std::make_unique<gpu::GpuRank>(s.plan, inputs, Rank(r), *devices[r]);
+                  programs[r]->join(meet);
                   for (int run = 0; run < 2; ++run) programs[r]->run({60, true, false, {}});
                 });
               });
