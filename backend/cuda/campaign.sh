@@ -1,45 +1,145 @@
 #!/usr/bin/env bash
-# Tests, sanitizer, and the strategy matrix predicted against measured, on the GPUs of this machine; one archive of results.
-#   backend/cuda/campaign.sh [OUT]     default: build/campaign
+# Everything that needs a GPU, in under ten minutes: tests, sanitizer, kernel benchmarks, calibration, and the strategy
+# matrix predicted and measured. Leaves one archive. docs/cuda.md, "On a machine with GPUs".
+#   campaign.sh [--build DIR] [OUT]     on the machine with the GPU; OUT: build/campaign
+#   campaign.sh --pack KIT.tar.gz       on a machine with the toolkit: what a bare machine with a GPU needs
+# A kit holds this script beside bin/, lib/ and share/: unpack it there and run ./campaign.sh. CUDA's libraries are not in
+# it: they come from the toolkit, or from the Python wheels nvidia-cublas and nvidia-nccl-cu13.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-out=$(realpath -m "${1:-build/campaign}")
-build=build/cuda
-moesim=$build/cli/moesim
-mkdir -p "$out"
-failed=0
+here=$(cd "$(dirname "$0")" && pwd)
 
-# step NAME COMMAND...: runs it, keeps what it says, and goes on.
+if [ "${1:-}" = --pack ]; then
+  kit=$(realpath -m "${2:?--pack needs the name of the archive to write}")
+  cd "$here/../.." || exit 2
+  set -e
+  cmake --preset cuda
+  cmake --build --preset cuda --target moesim moesim_cuda test_gpu -- --quiet
+  stage=$(mktemp -d)
+  trap 'rm -rf "$stage"' EXIT
+  root=$stage/moesim_cuda_campaign
+  DESTDIR='' cmake --install build/cuda --prefix "$root" >/dev/null
+  cp build/cuda/tests/backend/cuda/test_gpu "$root/bin/"
+  cp backend/cuda/campaign.sh "$root/"
+  mkdir -p "$root/lib"
+  # Libraries of the system that a bare machine may lack; not the C library, which has to be the machine's own.
+  ldd "$root/bin/moesim" "$root/bin/test_gpu" | awk '$3 ~ /^\// {print $3}' | sort -u |
+    grep -Ev '/(libc|libm|libdl|librt|libpthread|ld-linux[^/]*)\.so' | xargs -I{} cp -L {} "$root/lib/"
+  { git rev-parse HEAD; git status --short; cmake --version | head -1; nvcc --version 2>/dev/null | tail -2; ldd --version | head -1; } \
+    >"$root/built.txt"
+  mkdir -p "$(dirname "$kit")"
+  tar -C "$stage" -czf "$kit.part" moesim_cuda_campaign
+  mv "$kit.part" "$kit"
+  echo "kit: $kit ($(du -h "$kit" | cut -f1))"
+  exit 0
+fi
+
+build=
+if [ "${1:-}" = --build ]; then
+  build=$(realpath "${2:?--build needs the folder of a build}") || exit 2
+  shift 2
+fi
+
+if [ -x "$here/bin/moesim" ]; then
+  kit=yes
+  top=$here
+  moesim=$here/bin/moesim
+  test_gpu=$here/bin/test_gpu
+  scenarios=$here/share/moesim/scenarios
+  export MOESIM_MODULES=$here/lib/moesim
+  libraries=$here/lib
+else
+  kit=no
+  top=$(cd "$here/../.." && pwd)
+  build=${build:-$top/build/cuda}
+  moesim=$build/cli/moesim
+  test_gpu=$build/tests/backend/cuda/test_gpu
+  scenarios=$top/scenarios
+  export MOESIM_MODULES=$build/cli
+  libraries=
+fi
+out=$(realpath -m "${1:-$top/build/campaign}")
+budget=${MOESIM_CAMPAIGN_SECONDS:-570}
+mkdir -p "$out" || exit 2
+
+# CUDA's libraries from Python wheels, after those of the system.
+wheels=$(python3 -c 'import glob, nvidia; print(":".join(d for p in nvidia.__path__ for d in sorted(glob.glob(p + "/*/lib"))))' 2>/dev/null)
+export LD_LIBRARY_PATH=${libraries:+$libraries:}${LD_LIBRARY_PATH:-}${wheels:+:$wheels}
+
+failed=0
+# step NAME LIMIT COMMAND...: runs it for LIMIT seconds at most, and no longer than the budget lasts; keeps what it says,
+# and goes on.
 step() {
-  local name=$1 begun=$SECONDS status=0
-  shift
-  "$@" >"$out/$name.txt" 2>&1 || status=$?
-  printf '%-40s %s (%d s)\n' "$name" "$([ $status -eq 0 ] && echo ok || echo "exit $status")" $((SECONDS - begun)) | tee -a "$out/summary.txt"
+  local name=$1 limit=$2 begun=$SECONDS status=0 left=$((budget - SECONDS))
+  shift 2
+  if [ $left -lt 5 ]; then
+    status=124
+    echo "not run: the campaign's $budget seconds are over" >"$out/$name.txt"
+  else
+    timeout $((limit < left ? limit : left)) "$@" >"$out/$name.txt" 2>&1 || status=$?
+  fi
+  local word=ok
+  [ $status -eq 0 ] || word="exit $status"
+  [ $status -ne 124 ] || word="out of time"
+  printf '%-44s %-12s %4d s\n' "$name" "$word" $((SECONDS - begun)) | tee -a "$out/summary.txt"
   [ $status -eq 0 ] || failed=1
   return $status
 }
+finish() {
+  tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")" && echo "results: $out.tar.gz"
+  exit "$1"
+}
 
 : >"$out/summary.txt"
-{ date -u; git rev-parse HEAD; git status --short; uname -a; nvidia-smi; nvcc --version; } >"$out/versions.txt" 2>&1
+{
+  date -u
+  cat "$top/built.txt" 2>/dev/null || { git -C "$top" rev-parse HEAD; git -C "$top" status --short; }
+  uname -a
+  nvidia-smi
+  nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,ecc.mode.current --format=csv
+  nvidia-smi topo -m
+  nvcc --version
+  python3 -m pip list 2>/dev/null | grep -i -E 'nvidia|torch'
+} >"$out/versions.txt" 2>&1
 
-step build sh -c "cmake --preset cuda && cmake --build --preset cuda -- --quiet" || exit 1
+if [ $kit = no ] && [ ! -x "$test_gpu" ]; then
+  (cd "$top" && step build 600 sh -c "cmake --preset cuda && cmake --build --preset cuda --target moesim moesim_cuda test_gpu -- --quiet") || {
+    echo "campaign: it does not build here (see $out/build.txt); make a kit elsewhere with $0 --pack" >&2
+    finish 2
+  }
+fi
+
 # Skipped is not passed: without a GPU there is nothing to measure.
-step gpu_tests "$build/tests/backend/cuda/test_gpu" || { echo "no GPU, or a kernel is wrong: see $out/gpu_tests.txt" >&2; exit 1; }
+step gpu_tests 150 "$test_gpu"
+case $? in
+0) ;;
+77)
+  echo "campaign: nothing is measured here, $(sed -n 's/^skipped: //p' "$out/gpu_tests.txt")" >&2
+  exit 3
+  ;;
+*)
+  echo "campaign: the GPU's results are wrong or it fails; times of wrong results say nothing: see $out/gpu_tests.txt" >&2
+  finish 1
+  ;;
+esac
+
+step kernels 60 "$moesim" bench kernels
+step calibrate 150 "$moesim" calibrate --backend cuda --samples "$out/samples" -o "$out/this.fit.toml"
+fits=()
+[ -s "$out/this.fit.toml" ] && fits=(--machine "$out/this.fit.toml")
+
+for scenario in "$scenarios"/cuda_*.toml; do
+  name=$(basename "$scenario" .toml)
+  step "$name.run" 90 "$moesim" run "$scenario" --backend cuda --warmup 3 --repeat 20 --out "$out/$name.measured" || continue
+  step "$name.predict" 30 "$moesim" simulate "$scenario" "${fits[@]}" --out "$out/$name.predicted" || continue
+  step "$name.compare" 20 "$moesim" compare "$out/$name.predicted" "$out/$name.measured" --by strategy
+done
+
+# Last, because it takes what is left; kernels and products, not the strategies, which take a sanitizer minutes.
 if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    step "sanitizer_$tool" timeout 180 compute-sanitizer --tool $tool --error-exitcode 1 "$build/tests/backend/cuda/test_gpu"
+  for tool in memcheck racecheck synccheck; do
+    step "sanitizer_$tool" 120 compute-sanitizer --tool $tool --error-exitcode 9 "$test_gpu" -tce="virtual ranks*"
   done
 else
   echo "compute-sanitizer is not installed: not run" | tee -a "$out/summary.txt"
 fi
-
-for scenario in scenarios/cuda_*.toml; do
-  name=$(basename "$scenario" .toml)
-  step "$name.simulate" "$moesim" simulate "$scenario" --out "$out/$name.predicted"
-  step "$name.run" "$moesim" run "$scenario" --backend cuda --warmup 3 --repeat 20 --out "$out/$name.measured" || continue
-  step "$name.compare" "$moesim" compare "$out/$name.predicted" "$out/$name.measured" --by strategy
-done
-
-tar -C "$(dirname "$out")" -czf "$out.tar.gz" "$(basename "$out")"
-echo "results: $out.tar.gz"
-exit $failed
+finish $failed
