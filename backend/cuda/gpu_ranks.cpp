@@ -67,6 +67,7 @@ void GpuRank::issue(const Run& how) {
   for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
     const Step& step = program_->steps()[i];
     const int stream = plan_.ops[i].stream;
+    issuing_ = plan_.ops[i].name;
     const auto op = static_cast<int>(i);
     // A rank that takes no part still passes the order of its streams on.
     for (const OpId id : step.after) device_.wait(id.value(), stream);
@@ -80,6 +81,7 @@ void GpuRank::issue(const Run& how) {
     if (step.takes_part && how.stamps) device_.stamp(2 * op + 1, stream);
     if (awaited_[i]) device_.record(op, stream);
   }
+  issuing_.clear();
   for (const int s : streams_) {
     if (s == 0) continue;
     device_.record(start_event() + 1 + s, s);
@@ -87,21 +89,45 @@ void GpuRank::issue(const Run& how) {
   }
 }
 
+// A launch that fails says so for what was launched before it, too. A device that is lost reaches no stamp any more,
+// not even the first.
+std::string GpuRank::unfinished(const Run& how) {
+  if (!issuing_.empty()) return fmt::format("op '{}' or before it", issuing_);
+  if (how.stamps && device_.reached(zero_stamp()))
+    for (std::size_t i = 0; i < plan_.ops.size(); ++i)
+      if (program_->steps()[i].takes_part && !device_.reached(2 * static_cast<int>(i) + 1))
+        return fmt::format("op '{}'", plan_.ops[i].name);
+  return "the run";
+}
+
+namespace {
+// Says already which rank and op.
+class Late final : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+}  // namespace
+
 void GpuRank::await(const Run& how) {
+  issuing_.clear();
   const auto told = [&] { return how.give_up && how.give_up(); };
   if (device_.finish(how.patience, told)) return;
   if (told()) throw Ended{};
-  std::string late = "the run";
-  for (std::size_t i = 0; i < plan_.ops.size() && how.stamps; ++i)
-    if (program_->steps()[i].takes_part && !device_.reached(2 * static_cast<int>(i) + 1)) {
-      late = fmt::format("op '{}'", plan_.ops[i].name);
-      break;
-    }
-  throw std::runtime_error(fmt::format("rank {} ({}) did not finish {} within {} s", program_->rank().value(),
-                                       device_.description().name, late, how.patience));
+  throw Late(fmt::format("rank {} ({}) did not finish {} within {} s", program_->rank().value(),
+                         device_.description().name, unfinished(how), how.patience));
 }
 
 Marks GpuRank::run(const Run& how) {
+  try {
+    return timed(how);
+  } catch (const Late&) {
+    throw;
+  } catch (const std::runtime_error& e) {
+    throw std::runtime_error(fmt::format("rank {} ({}) failed at {}: {}", program_->rank().value(),
+                                         device_.description().name, unfinished(how), e.what()));
+  }
+}
+
+Marks GpuRank::timed(const Run& how) {
   device_.flush_cache(0);
   if (world_ >= 0)
     device_.enqueue(Exchange{world_, {{Exchange::Message::Kind::all_reduce, -1, token_, token_, 1, DType::f32}}}, 0);

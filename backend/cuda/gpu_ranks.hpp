@@ -29,7 +29,7 @@ class GpuRank {
     std::function<bool()> give_up;  // another rank has failed
   };
   // Everything once. Times count from where all ranks left a common all-reduce. Throws std::runtime_error that names
-  // the op that does not end in time; `Ended` when told to give up.
+  // the op that fails or does not end in time; `Ended` when told to give up.
   Marks run(const Run& how);
   struct Ended {};
   // What run replays later. Throws Refused for a plan in which the host waits.
@@ -43,6 +43,8 @@ class GpuRank {
   int communicator_of(GroupsId groups);
   void issue(const Run& how);
   void await(const Run& how);
+  Marks timed(const Run& how);
+  [[nodiscard]] std::string unfinished(const Run& how);  // "op 'x'", as far as the device still says
   [[nodiscard]] int start_event() const { return static_cast<int>(plan_.ops.size()); }
   [[nodiscard]] int zero_stamp() const { return 2 * static_cast<int>(plan_.ops.size()); }
 
@@ -54,6 +56,7 @@ class GpuRank {
   std::byte* token_ = nullptr;  // of the all-reduce that starts a run
   std::vector<int> streams_;    // that ops use
   std::vector<bool> awaited_;   // [op]: by another stream
+  std::string issuing_;         // the op that the host is at; empty when all are in their streams
   Nanoseconds makespan_ = 0;
 };
 

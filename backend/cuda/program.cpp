@@ -56,11 +56,13 @@ void Program::allocate() {
       std::string parts;
       for (const auto& [role, size] : memory_peak(plan_, rank_).by_role)
         parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", to_string(role), human_binary(size));
-      throw Refused(fmt::format(
-          "rank {} needs {} of {} memory for the plan's buffers ({}), and {} has {} free; make the model or the "
-          "workload smaller, or use more ranks",
-          rank_.value(), human_binary(Bytes(bytes)), where == Device::Memory::device ? "device" : "pinned host", parts,
-          device_.description().name, human_binary(Bytes(e.free))));
+      const bool device = where == Device::Memory::device;
+      throw Refused(
+          fmt::format("rank {} needs {} of {} memory for the plan's buffers ({}), and {}; make the model or the "
+                      "workload smaller, or use more ranks",
+                      rank_.value(), human_binary(Bytes(bytes)), device ? "device" : "pinned host", parts,
+                      device ? fmt::format("{} has {} free", device_.description().name, human_binary(Bytes(e.free)))
+                             : std::string("the system does not give so much")));
     }
   };
   device_base_ = get(arena_.device_bytes, Device::Memory::device);

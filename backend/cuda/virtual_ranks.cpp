@@ -87,13 +87,17 @@ void VirtualRanks::issue(Step& step, double patience) {
 }
 
 void VirtualRanks::await(double patience, const std::string& op) {
-  if (device_.finish(patience, [] { return false; })) return;
-  std::string late = op;
-  for (const Timed& t : timed_)
-    if (!device_.reached(t.end)) {
-      late = fmt::format("'{}' on rank {}", plan_.ops[t.op].name, t.rank);
-      break;
-    }
+  const auto unfinished = [&] {
+    for (const Timed& t : timed_)
+      if (!device_.reached(t.end)) return fmt::format("'{}' on rank {}", plan_.ops[t.op].name, t.rank);
+    return op;
+  };
+  try {
+    if (device_.finish(patience, [] { return false; })) return;
+  } catch (const std::runtime_error& e) {
+    throw std::runtime_error(fmt::format("{} failed at {}: {}", device_.description().name, unfinished(), e.what()));
+  }
+  const std::string late = unfinished();
   device_.abort();
   throw std::runtime_error(fmt::format("{} did not finish {} within {} s", device_.description().name, late, patience));
 }

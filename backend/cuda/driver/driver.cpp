@@ -1,5 +1,6 @@
 // The module's devices: CUDA behind backend/cuda/device.hpp.
 #include <chrono>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -144,7 +145,9 @@ class CudaDevice final : public Device {
     here();
     capturing_ = false;
     cudaGraph_t graph = nullptr;
-    check(cudaStreamEndCapture(stream(0), &graph), "a graph");
+    const cudaError_t ended = cudaStreamEndCapture(stream(0), &graph);
+    if (ended != cudaSuccess) cudaGetLastError();  // the stream works again
+    check(ended, "a graph");
     if (graph_ != nullptr) check(cudaGraphExecDestroy(graph_), "a graph");
     graph_ = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
@@ -230,6 +233,9 @@ class CudaDriver final : public Driver {
 
 extern "C" moesim::backend::gpu::Driver* moesim_cuda_driver(int interface_version) {
   if (interface_version != moesim::backend::gpu::driver_interface) return nullptr;
+  // Kernels of two communicators on one GPU wait for their peers in the order in which the host launched them, which is
+  // the plan's at every rank; else two GPUs could each run the one that the other does not (NCCL 2.26 and newer).
+  setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
   static moesim::backend::gpu::CudaDriver driver;
   return &driver;
 }

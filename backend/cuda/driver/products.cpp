@@ -154,28 +154,35 @@ void Products::enqueue(const Product& c) {
 }
 
 void Products::enqueue(const GroupedProduct& c) {
-  const auto groups = static_cast<int>(c.groups.size());
-  if (c.n > INT_MAX || c.k > INT_MAX) throw std::runtime_error("cuBLAS: a grouped product of more than 2^31 columns");
-  const auto n = static_cast<int>(c.n);
-  const auto k = static_cast<int>(c.k);
   const auto count = c.groups.size();
+  Groups& g = groups_[c.addresses];
   std::vector<int> m;
-  for (const GroupedProduct::Group& g : c.groups) {
-    if (g.m > INT_MAX) throw std::runtime_error("cuBLAS: a group of more than 2^31 rows");
-    m.push_back(static_cast<int>(g.m));
+  for (const GroupedProduct::Group& each : c.groups) {
+    if (each.m > INT_MAX) throw std::runtime_error("cuBLAS: a group of more than 2^31 rows");
+    m.push_back(static_cast<int>(each.m));
   }
-  const std::vector<cublasOperation_t> plain(count, CUBLAS_OP_N);
-  const std::vector<int> all_n(count, n);
-  const std::vector<int> all_k(count, k);
-  const std::vector<int> ones(count, 1);
-  const std::vector<float> alpha(count, 1.0F);
-  const std::vector<float> beta(count, 0.0F);
+  if (g.n != c.n || g.k != c.k || g.m != m) {
+    if (c.n > INT_MAX || c.k > INT_MAX) throw std::runtime_error("cuBLAS: a grouped product of more than 2^31 columns");
+    const auto n = static_cast<int>(c.n);
+    const auto k = static_cast<int>(c.k);
+    g = {c.n,
+         c.k,
+         std::move(m),
+         std::vector<int>(count, n),
+         std::vector<int>(count, k),
+         std::vector<int>(count, 1),
+         std::vector<int>(count, CUBLAS_OP_N),
+         std::vector<float>(count, 1.0F),
+         std::vector<float>(count, 0.0F)};
+  }
+  static_assert(CUBLAS_OP_N == 0);
+  const auto* plain = reinterpret_cast<const cublasOperation_t*>(g.plain.data());
   const auto* addresses = reinterpret_cast<const void* const*>(c.addresses);
-  check(cublasGemmGroupedBatchedEx(static_cast<cublasHandle_t>(blas_), plain.data(), plain.data(), all_n.data(),
-                                   m.data(), all_k.data(), alpha.data(), addresses, type_of(c.w), all_n.data(),
-                                   addresses + groups, type_of(c.x), all_k.data(), beta.data(),
-                                   const_cast<void* const*>(addresses + 2 * groups), type_of(c.y), all_n.data(), groups,
-                                   ones.data(), compute_of(c.math)),
+  check(cublasGemmGroupedBatchedEx(static_cast<cublasHandle_t>(blas_), plain, plain, g.all_n.data(), g.m.data(),
+                                   g.all_k.data(), g.alpha.data(), addresses, type_of(c.w), g.all_n.data(),
+                                   addresses + count, type_of(c.x), g.all_k.data(), g.beta.data(),
+                                   const_cast<void* const*>(addresses + 2 * count), type_of(c.y), g.all_n.data(),
+                                   static_cast<int>(count), g.ones.data(), compute_of(c.math)),
         "a grouped product");
 }
 

@@ -25,12 +25,19 @@ class Products {
  private:
   struct Chosen;  // layouts and algorithm of one shape
   Chosen& chosen(const Product& c);
+  // Host arrays of a grouped product. A captured graph may refer to them, so they stay.
+  struct Groups {
+    std::int64_t n = 0, k = 0;
+    std::vector<int> m, all_n, all_k, ones, plain;
+    std::vector<float> alpha, beta;
+  };
 
   cudaStream_t stream_;
   void* lt_ = nullptr;    // cublasLtHandle_t
   void* blas_ = nullptr;  // cublasHandle_t
   void* workspace_ = nullptr;
   std::map<std::vector<std::int64_t>, std::unique_ptr<Chosen>> chosen_;
+  std::map<const std::byte*, Groups> groups_;  // by the address of the table
 };
 
 // "13.1.0"

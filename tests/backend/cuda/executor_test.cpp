@@ -180,6 +180,25 @@ TEST_CASE("a GPU that stops is named with the op that it does not finish; the ot
   }
 }
 
+TEST_CASE("an asynchronous error ends all ranks, with the op's name and the library's words") {
+  const Small s = small(4);
+  for (const int gpus : {4, 1}) {
+    for (const bool lost : {false, true}) {
+      Machine machine(gpus);
+      machine.fail_after = 26;  // weights are made, and some ops are done
+      machine.lost = lost;
+      backend::RunOptions options;
+      options.patience = 5;
+      const std::string what = refusal([&] { gpu::measure(machine, s.plan, {s.routing, 3}, options); });
+      CAPTURE(what);
+      CHECK(what.find(" failed at ") != std::string::npos);
+      CHECK(what.find(": NCCL: a collective: remote process exited") != std::string::npos);
+      if (gpus == 4) CHECK(what.find(lost ? "rank 0 (processor 0) failed at " : "failed at op '") != std::string::npos);
+      CHECK(machine.live == 0);
+    }
+  }
+}
+
 TEST_CASE("out of memory: which rank needs what, and what is free") {
   const Small s = small(2);
   Machine machine(2, 1, 4096);

@@ -262,6 +262,7 @@ bool Machine::step() {
   std::shuffle(heads.begin(), heads.end(), random_);
   for (const auto& [p, s] : heads) {
     if (p->number_ == 0 && hang_after >= 0 && p->carried_ >= hang_after) continue;
+    if (p->number_ == 0 && fail_after >= 0 && p->carried_ >= fail_after) continue;
     Processor::Item& item = p->streams_[s].front();
     switch (item.kind) {
       case Processor::Item::Kind::wait:
@@ -343,7 +344,10 @@ void Processor::stamp(int stamp, int stream) { put({Item::Kind::stamp, stamp, 0,
 void Processor::flush_cache(int) {}
 
 double Processor::nanoseconds(int from, int to) { return stamps_.at(to) - stamps_.at(from); }
-bool Processor::reached(int stamp) { return pending_stamps_.count(stamp) == 0 && stamps_.count(stamp) != 0; }
+bool Processor::reached(int stamp) {
+  if (machine_.lost) return false;
+  return pending_stamps_.count(stamp) == 0 && stamps_.count(stamp) != 0;
+}
 
 bool Processor::idle() const {
   return std::all_of(streams_.begin(), streams_.end(), [](const auto& s) { return s.second.empty(); });
@@ -356,6 +360,8 @@ bool Processor::finish(double patience, const std::function<bool()>& give_up) {
     {
       const std::scoped_lock lock(machine_.mutex_);
       if (!machine_.failure_.empty()) throw std::runtime_error(machine_.failure_);
+      if (number_ == 0 && machine_.fail_after >= 0 && carried_ >= machine_.fail_after)
+        throw std::runtime_error("NCCL: a collective: remote process exited");
       try {
         for (int i = 0; i < 64 && !idle(); ++i)
           if (!machine_.step()) break;

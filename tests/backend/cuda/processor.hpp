@@ -32,7 +32,9 @@ class Machine final : public backend::gpu::Driver {
   std::unique_ptr<backend::gpu::Device> open(int device) override;
   backend::gpu::MeetingId meeting_id() override;
 
-  int hang_after = -1;                                    // commands after which device 0 does nothing any more
+  int hang_after = -1;  // commands after which device 0 does nothing any more
+  int fail_after = -1;  // commands after which finish() of device 0 throws, as NCCL's asynchronous errors do
+  bool lost = false;    // then no stamp counts as reached, as on a device that is lost
   std::map<int, std::vector<backend::gpu::Command>> log;  // [device]: as enqueued
   int captures = 0;
   int replays = 0;
