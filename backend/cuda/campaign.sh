@@ -98,7 +98,7 @@ finish() {
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,ecc.mode.current --format=csv
   nvidia-smi topo -m
   nvcc --version
-  python3 -m pip list 2>/dev/null | grep -i -E 'nvidia|torch'
+  command -v nvidia-smi >/dev/null && python3 -m pip list 2>/dev/null | grep -i -E 'nvidia|torch'
 } >"$out/versions.txt" 2>&1
 
 if [ $kit = no ] && [ ! -x "$test_gpu" ]; then
