@@ -78,7 +78,7 @@ double BoundedComponent::open(double longest) const {
 // left for the time tau that is left. Let completions fall evenly over tau, then a batch of length h idles a link for
 // h^2 / (2 tau), and the fewest batches that idle b together are those that idle b^2 / (2 tau) each. share_out() makes
 // up for most of it, how much depends on the flows: the first batch may idle 32 times that, and the next ones more or
-// less, so that the bracket opens by b h / tau in h. A batch never idles more than a third of b. A twentieth of
+// less, so that the bracket opens by b h / tau in h. A batch never idles more than a quarter of b. A tenth of
 // error * T is kept for the end: what the bracket opens by is known after the batch.
 double BoundedComponent::allowance(double longest) {
   double makespan = infinite, tau = 0;
@@ -90,7 +90,7 @@ double BoundedComponent::allowance(double longest) {
   }
   tau = tau > 0 ? std::min(tau, longest) : longest;
   const double asked = around_.fidelity.error * makespan, now_open = open(longest);
-  const double b = std::max(0.95 * asked - now_open, 0.02 * asked);
+  const double b = std::max(0.9 * asked - now_open, 0.02 * asked);
   const double due = b * last_step_ / tau, opened = now_open - open_;
   if (last_step_ == 0)
     allowed_ = 16 * b * b / tau;
@@ -99,7 +99,7 @@ double BoundedComponent::allowance(double longest) {
   else if (opened < due / 2)
     allowed_ *= 1.5;
   open_ = now_open;
-  return allowed_ = std::clamp(allowed_, b / 100, b / 3);
+  return allowed_ = std::clamp(allowed_, b / 100, b / 4);
 }
 
 // Flows that end within h, by when.
