@@ -118,10 +118,15 @@ ProbeTime GpuProbes::kernels(const Probe& probe) {
   const std::int64_t footprint = std::max<std::int64_t>(room.used(), 1);
   const auto rotation =
       static_cast<std::size_t>(std::clamp<std::int64_t>(2 * device.description().l2_cache / footprint + 1, 1, 32));
-  try {
-    while (passes.size() < rotation) passes.push_back(commands_of(probe, room));
-  } catch (const Refused&) {  // those that fit
-  }
+  const auto one_more = [&] {
+    try {
+      passes.push_back(commands_of(probe, room));
+      return true;
+    } catch (const Refused&) {
+      return false;  // no room: those that fit take turns
+    }
+  };
+  for (bool fits = true; fits && passes.size() < rotation;) fits = one_more();
   const auto pass = [&](std::int64_t i) {
     for (const Command& c : passes[static_cast<std::size_t>(i) % passes.size()]) device.enqueue(c, 0);
   };
