@@ -5,13 +5,13 @@ docs/training.md, beside what the paper published.
 
 The scenarios are those that ship (scenarios/hecate_*.toml); intervals and overlap change one key of hecate_gpt_32.
 """
+import argparse
 import csv
 import json
 import math
 import pathlib
 import re
 import subprocess
-import sys
 import tempfile
 
 SCENARIOS = pathlib.Path(__file__).resolve().parents[3] / "scenarios"
@@ -159,12 +159,18 @@ def layers(program, scratch):
     table(["GPT-S, 32 GPUs, MoE layers over EP, forward", "least", "geometric mean", "most"], rows + [["B, published", "2.8", "11.87", "18.8"]])
 
 
+TABLES = {"speedups": speedups, "layers": layers, "intervals": intervals, "overlap": overlap}
+
+
 def main():
-    program, what = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "all"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", type=pathlib.Path, help="moesim, as built")
+    parser.add_argument("what", nargs="?", choices=["all", *TABLES], default="all")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
-        for name, run in (("speedups", speedups), ("layers", layers), ("intervals", intervals), ("overlap", overlap)):
-            if what in ("all", name):
-                run(program, pathlib.Path(directory))
+        for name, run in TABLES.items():
+            if args.what in ("all", name):
+                run(args.program.resolve(), pathlib.Path(directory))
 
 
 if __name__ == "__main__":
