@@ -88,13 +88,15 @@ class Driver {
   // Why there is no device, in a sentence; empty where there is one.
   [[nodiscard]] virtual std::string trouble() const = 0;
   [[nodiscard]] virtual int devices() const = 0;
+  // How many ranks of one communicator a device takes: 1, or more where NCCL does that.
+  [[nodiscard]] virtual int ranks_per_device() const = 0;
   [[nodiscard]] virtual std::string versions() const = 0;  // "CUDA 13.0, driver 580.65, cuBLAS 13.1, NCCL 2.28.9"
   virtual std::unique_ptr<Device> open(int device) = 0;
   virtual MeetingId meeting_id() = 0;
 };
 
 // The module's one symbol; nullptr for another version of this interface.
-inline constexpr int driver_interface = 1;
+inline constexpr int driver_interface = 2;
 inline constexpr const char* driver_symbol = "moesim_cuda_driver";
 using DriverFunction = Driver* (*)(int interface_version);
 

@@ -24,14 +24,21 @@ std::string memory_text(const Plan& plan, std::int64_t buffers, std::int64_t ext
 }
 
 Measurement on_gpus(Driver& driver, const Plan& plan, const Inputs& inputs, const RunOptions& options) {
+  const bool shared = driver.devices() < plan.ranks;
   std::vector<std::unique_ptr<Device>> devices;
-  for (int r = 0; r < plan.ranks; ++r) devices.push_back(driver.open(r));
+  for (int r = 0; r < plan.ranks; ++r) devices.push_back(driver.open(r % driver.devices()));
   Recorder recorder(options);
-  GpuRuns how{recorder.wanted(), options.patience, options.graph,
-              [&](const std::vector<Marks>& marks) { return recorder.take(wall_timeline(plan, marks)); }};
+  GpuRuns how{recorder.wanted(), options.patience, options.graph, [&](const std::vector<Marks>& marks) {
+                Timeline timeline = wall_timeline(plan, marks);
+                if (shared) timeline.kind = Timeline::Kind::measured_virtual_ranks;
+                return recorder.take(timeline);
+              }};
   const GpuReport report = run_gpus(plan, inputs, devices, [&] { return driver.meeting_id(); }, how);
-  return recorder.finish(fmt::format("device time of {} x {}{}, NCCL between them ({}); {}; time stamps add {:.1f} %",
-                                     plan.ranks, devices.front()->description().name,
+  const std::string on =
+      shared ? fmt::format("{} ranks that share {} GPUs ({}): a check of compute and order, not of links", plan.ranks,
+                           driver.devices(), devices.front()->description().name)
+             : fmt::format("{} x {}", plan.ranks, devices.front()->description().name);
+  return recorder.finish(fmt::format("device time of {}{}, NCCL between them ({}); {}; time stamps add {:.1f} %", on,
                                      options.graph ? ", CUDA graph" : "", driver.versions(),
                                      memory_text(plan, report.buffers, report.extra), 100 * report.overhead));
 }
@@ -133,7 +140,7 @@ const Loaded& loaded() {
 Measurement measure(Driver& driver, const Plan& plan, const Inputs& inputs, const RunOptions& options) {
   if (options.repeats < 1 || options.warmup < 0) throw Refused("a measurement needs at least one run");
   if (options.transport != nullptr) return as_process(driver, plan, inputs, options);
-  const bool enough = driver.devices() >= plan.ranks;
+  const bool enough = driver.devices() * driver.ranks_per_device() >= plan.ranks;
   if (options.mode == RunOptions::Mode::threads && !enough)
     throw Refused(
         fmt::format("the plan has {} ranks and this machine {} GPUs; without '--mode threads' all ranks share "

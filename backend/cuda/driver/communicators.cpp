@@ -1,8 +1,10 @@
 #include "backend/cuda/driver/communicators.hpp"
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
+#include <string_view>
 #include <thread>
 
 namespace moesim::backend::gpu {
@@ -130,6 +132,13 @@ MeetingId new_meeting() {
   ncclUniqueId unique;
   check(ncclGetUniqueId(&unique), nullptr, "an id");
   return {unique.internal, unique.internal + sizeof unique.internal};
+}
+
+int nccl_ranks_per_gpu() {
+  int version = 0;
+  check(ncclGetVersion(&version), nullptr, "its version");
+  const char* enabled = std::getenv("NCCL_MULTI_RANK_GPU_ENABLE");
+  return version >= 23000 && enabled != nullptr && std::string_view(enabled) == "1" ? 2 : 1;
 }
 
 std::string nccl_version() {

@@ -218,6 +218,7 @@ class CudaDriver final : public Driver {
     int count = 0;
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
   }
+  [[nodiscard]] int ranks_per_device() const override { return nccl_ranks_per_gpu(); }
   [[nodiscard]] std::string versions() const override {
     int driver = 0;
     cudaDriverGetVersion(&driver);

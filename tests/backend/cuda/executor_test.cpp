@@ -143,6 +143,27 @@ TEST_CASE("the executor: one GPU for each rank, or virtual ranks on one") {
   }
 }
 
+TEST_CASE(
+    "where NCCL lets ranks share a GPU they run beside each other, and the timeline says that it is no check of "
+    "links") {
+  const Small s = small(4);
+  backend::RunOptions options;
+  options.mode = backend::RunOptions::Mode::threads;
+  for (const int gpus : {2, 1}) {
+    CAPTURE(gpus);
+    Machine machine(gpus);
+    machine.sharing = 2;
+    if (gpus == 1) {  // two ranks a GPU are not four
+      CHECK(refusal([&] { gpu::measure(machine, s.plan, {s.routing, 3}, options); }).find("the plan has 4 ranks") == 0);
+      continue;
+    }
+    const backend::Measurement m = gpu::measure(machine, s.plan, {s.routing, 3}, options);
+    CHECK(m.timeline.kind == Timeline::Kind::measured_virtual_ranks);
+    CHECK(m.method.find("4 ranks that share 2 GPUs") != std::string::npos);
+    CHECK(machine.live == 0);
+  }
+}
+
 TEST_CASE("a graph is captured once and replayed; a plan in which the host waits is refused") {
   const Small s = small(2, {"expert_parallel", {{"host_sync", false}}, "no host sync"});
   REQUIRE(!s.plan.ops.empty());

@@ -28,10 +28,12 @@ class Machine final : public backend::gpu::Driver {
       : devices_(devices), memory_(memory), random_(seed) {}
   [[nodiscard]] std::string trouble() const override { return {}; }
   [[nodiscard]] int devices() const override { return devices_; }
+  [[nodiscard]] int ranks_per_device() const override { return sharing; }
   [[nodiscard]] std::string versions() const override { return "a processor"; }
   std::unique_ptr<backend::gpu::Device> open(int device) override;
   backend::gpu::MeetingId meeting_id() override;
 
+  int sharing = 1;      // ranks that a device takes
   int hang_after = -1;  // commands after which device 0 does nothing any more
   int fail_after = -1;  // commands after which finish() of device 0 throws, as NCCL's asynchronous errors do
   bool lost = false;    // then no stamp counts as reached, as on a device that is lost
