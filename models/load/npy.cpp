@@ -131,6 +131,7 @@ void convert(std::string_view data, Recording& out, int experts, Problems& probl
         T id{};
         std::memcpy(&id, data.data() + (offset + i) * sizeof(T), sizeof(T));
         // Above 2^63 only garbage: shown as negative.
+        // NOLINTNEXTLINE(bugprone-signed-char-misuse): an int8 is a number here
         ids[i] = static_cast<std::int64_t>(id);
       }
       if (std::string fault = check.fault(ids); !fault.empty())
