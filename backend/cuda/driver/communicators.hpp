@@ -34,8 +34,8 @@ class Communicators {
 
 MeetingId new_meeting();
 std::string nccl_version();
-// Ranks of one communicator on one GPU. NCCL refuses a second one before 2.30; from there on NCCL_MULTI_RANK_GPU_ENABLE=1
-// allows it, as an experiment and for about two.
+// Ranks of one communicator on one GPU. NCCL refuses a second one before 2.30; from there on
+// NCCL_MULTI_RANK_GPU_ENABLE=1 allows it, as an experiment and for about two.
 int nccl_ranks_per_gpu();
 
 }  // namespace moesim::backend::gpu
