@@ -29,6 +29,7 @@ Exit codes: 0 done; 1 the study says no (no strategy fits, a comparison is out o
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): outside of the try only memory can be missing
 int main(int argc, char** argv) {
   using namespace moesim;
   CLI::App app(about, "moesim");

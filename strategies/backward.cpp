@@ -153,7 +153,7 @@ class Backward {
   }
 
   void emit(const Op& of, const std::string& part, std::vector<BufferId> reads, std::vector<BufferId> writes,
-            Work work) {
+            const Work& work) {
     b_.add({"grad." + of.name + part,
             of.category,
             Pass::backward,
@@ -162,7 +162,7 @@ class Backward {
             {},
             std::move(reads),
             std::move(writes),
-            std::move(work)});
+            work});
   }
 
   void reverse(const Op& op) {

@@ -141,7 +141,8 @@ Shard Transformer::row_slices() const {
 }
 
 BufferId Transformer::op(std::string name, Category category, Layer layer, std::vector<BufferId> reads, Rows rows,
-                         std::int64_t cols, DType dtype, Work work, int stream, BufferRole role, BufferId cache) {
+                         std::int64_t cols, DType dtype, const Work& work, int stream, BufferRole role,
+                         BufferId cache) {
   const BufferId out = activation(name, rows, cols, dtype, role);
   std::vector<BufferId> writes{out};
   if (cache.valid()) writes.push_back(cache);

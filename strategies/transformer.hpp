@@ -64,7 +64,7 @@ class Transformer {
   BufferId optimizer_state(BufferId weight);
   // Adds an op that writes one new buffer, and `cache` where it is valid, and returns the new one, named as the op.
   BufferId op(std::string name, Category category, Layer layer, std::vector<BufferId> reads, Rows rows,
-              std::int64_t cols, DType dtype, Work work, int stream = compute_stream,
+              std::int64_t cols, DType dtype, const Work& work, int stream = compute_stream,
               BufferRole role = BufferRole::activation, BufferId cache = {});
   BufferId gemm(std::string name, Category category, Layer layer, BufferId x, Rows m, std::int64_t n, std::int64_t k,
                 DType weight, std::int64_t batch = 1, Shard shard = {});

@@ -14,8 +14,6 @@
 namespace moesim::study {
 namespace {
 
-using placement::Method;
-
 // A strategy and the maps that it is given, if any.
 struct Candidate {
   std::string name;

@@ -97,9 +97,10 @@ void load(Cbc_Model* model, const Milp& problem) {
 [[noreturn]] void run_child(int pipe, const Milp& problem, const MilpLimits& limits,
                             std::span<const double> warm_start) {
   child_pipe = pipe;
-  const int null = open("/dev/null", O_WRONLY);
-  dup2(null, STDOUT_FILENO);  // CBC prints whatever its log level says
-  dup2(null, STDERR_FILENO);
+  if (const int null = open("/dev/null", O_WRONLY); null >= 0) {
+    dup2(null, STDOUT_FILENO);  // CBC prints whatever its log level says
+    dup2(null, STDERR_FILENO);
+  }
   Cbc_Model* model = Cbc_newModel();
   load(model, problem);
   Cbc_registerCallBack(model, on_message);

@@ -17,7 +17,6 @@ void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
     throw std::runtime_error(std::string("cuBLAS: ") + what + ": " + cublasGetStatusString(status));
 }
-using gpu::check;
 
 cudaDataType_t type_of(DType t) {
   switch (t) {
