@@ -17,6 +17,11 @@ CollectiveView::CollectiveView(const Plan& plan, const Op& op, const CollectiveC
   me_ = me.member;
 }
 
+std::int64_t CollectiveView::part_begin(std::int64_t all, std::size_t i) const {
+  // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a member's group is not empty
+  return all * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(size_);
+}
+
 std::int64_t CollectiveView::rows_of(std::size_t member) const {
   return plan_.table(w_.counts).row_sum(rank_of(member).value());
 }
@@ -41,7 +46,10 @@ std::optional<std::int64_t> CollectiveView::slot(PlacementId id, std::size_t mem
 }
 
 std::size_t CollectiveView::giver(std::size_t member, LogicalExpert e) const {
-  if (slot(w_.from, member, e)) return member;
+  return slot(w_.from, member, e) ? member : first_holder(e);
+}
+
+std::size_t CollectiveView::first_holder(LogicalExpert e) const {
   for (std::size_t i = 0; i < size_; ++i)
     if (slot(w_.from, i, e)) return i;
   lacking(e);

@@ -20,6 +20,8 @@ class CollectiveView {
   [[nodiscard]] std::size_t root() const { return static_cast<std::size_t>(w_.root); }
   [[nodiscard]] std::int64_t elements(std::int64_t rows) const { return rows * w_.cols; }
   [[nodiscard]] std::int64_t bytes(std::int64_t rows) const { return elements(rows) * (bits(w_.dtype) / 8); }
+  // Where the i-th of `all` elements' parts begins, one part a member.
+  [[nodiscard]] std::int64_t part_begin(std::int64_t all, std::size_t i) const;
   // Of the member; of all_to_all_v and send_recv: what `from` has for `to`.
   [[nodiscard]] std::int64_t rows_of(std::size_t member) const;
   [[nodiscard]] std::int64_t rows_to(std::size_t from, std::size_t to) const;
@@ -34,6 +36,8 @@ class CollectiveView {
   };
   [[nodiscard]] std::vector<Slot> slots(PlacementId id) const;  // member by member
   [[nodiscard]] std::optional<std::int64_t> slot(PlacementId id, std::size_t member, LogicalExpert e) const;
+  // Throws Refused where nobody in `from` holds it.
+  [[nodiscard]] std::size_t first_holder(LogicalExpert e) const;
   // Who gives the expert to `member`: itself, else the first holder in `from`. Throws Refused where there is none.
   [[nodiscard]] std::size_t giver(std::size_t member, LogicalExpert e) const;
   [[noreturn]] void lacking(LogicalExpert e) const;

@@ -21,9 +21,11 @@ std::string axes_line(const std::vector<std::pair<std::string, std::string>>& ax
 
 std::string ratio(double r) { return r > 0 ? fmt::format("{:.2f}x", r) : "-"; }
 
-// "12.5 ms +-9%": the 90 % interval reaches from t / 1.09 to t 1.09.
+// "12.5 ms +-9%": the 90 % interval reaches from t / 1.09 to t 1.09. Where that is a factor of two or more the factor
+// is printed, since no time lies 100 % below another.
 std::string timed(Picoseconds time, const Interval& interval) {
   if (interval.log_sigma <= 0) return human(time);
+  if (interval.reach() >= 2) return fmt::format("{} \u00d7/\u00f7{:.1f}", human(time), interval.reach());
   return fmt::format("{} \u00b1{:.0f}%", human(time), 100 * (interval.reach() - 1));
 }
 

@@ -57,10 +57,7 @@ class Lowering : public CollectiveView {
   // Member i sums the i-th part of the elements, then all gather the parts.
   void all_reduce() {
     const std::int64_t all = elements(rows_of(me_));
-    const auto begin = [&](std::size_t i) {
-      // NOLINTNEXTLINE(clang-analyzer-core.DivideZero): a member's group is not empty
-      return all * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(size_);
-    };
+    const auto begin = [&](std::size_t i) { return part_begin(all, i); };
     const auto part = [&](const Tensor& of, std::size_t i) -> Piece {
       return {of.data + begin(i) * of.element_bytes(), (begin(i + 1) - begin(i)) * of.element_bytes()};
     };

@@ -62,12 +62,10 @@ class Meet : public CollectiveView {
   }
 
   void all_reduce(const Tensor& t, Phase& sum, Phase& spread) const {
-    const std::int64_t elements = t.rows * t.cols;
-    const auto part = [&](std::size_t i) {
-      return elements * static_cast<std::int64_t>(i) / static_cast<std::int64_t>(size_) * t.element_bytes();
-    };
+    const std::int64_t all = t.rows * t.cols;
+    const auto part = [&](std::size_t i) { return part_begin(all, i) * t.element_bytes(); };
     const std::int64_t own = part(me_ + 1) - part(me_);
-    Sum total{t.data + part(me_), own / t.element_bytes(), t.dtype, {}};
+    Sum total{t.data + part(me_), part_begin(all, me_ + 1) - part_begin(all, me_), t.dtype, {}};
     for (std::size_t j = 0; j < size_; ++j) {
       const std::int64_t bytes = part(j + 1) - part(j);
       sum.offers[j].push_back({t.data + part(j), bytes});
@@ -78,12 +76,6 @@ class Meet : public CollectiveView {
       spread.takes[j].push_back({t.data + part(j), bytes});
     }
     sum.sums.push_back(std::move(total));
-  }
-
-  [[nodiscard]] std::size_t first_holder(LogicalExpert e) const {
-    for (std::size_t i = 0; i < size_; ++i)
-      if (slot(w_.from, i, e)) return i;
-    lacking(e);
   }
 
   // The first holder of an expert sums its replicas' gradients and gives them the sum.

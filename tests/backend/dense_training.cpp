@@ -3,21 +3,10 @@
 #include <cmath>
 
 #include "backend/numbers.hpp"
+#include "tests/backend/reference.hpp"
 
 namespace moesim::test {
 namespace {
-
-double act(Activation a, double x) {
-  switch (a) {
-    case Activation::relu:
-      return x > 0 ? x : 0;
-    case Activation::gelu:
-      return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0)));
-    case Activation::silu:
-      return x / (1 + std::exp(-x));
-  }
-  return x;
-}
 
 void softmax(std::vector<double>& v) {
   double most = v.front();
@@ -134,7 +123,7 @@ DenseModel::Rows DenseModel::moe(const MoeBlock& block, const Rows& x, const std
       Rows a = product({x[t]}, name + ".up.weight", up, e * model_.hidden * up);
       for (std::int64_t c = 0; c < f; ++c) {
         double& v = a[0][static_cast<std::size_t>(c)];
-        v = act(block.expert.activation, v) * (block.expert.gated ? a[0][static_cast<std::size_t>(f + c)] : 1.0);
+        v = activation(block.expert.activation, v) * (block.expert.gated ? a[0][static_cast<std::size_t>(f + c)] : 1.0);
       }
       a[0].resize(static_cast<std::size_t>(f));
       const Rows y = product(a, name + ".down.weight", model_.hidden, e * f * model_.hidden);

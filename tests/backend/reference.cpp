@@ -6,7 +6,6 @@
 #include "backend/numbers.hpp"
 
 namespace moesim::test {
-namespace {
 
 double activation(Activation a, double x) {
   switch (a) {
@@ -19,6 +18,8 @@ double activation(Activation a, double x) {
   }
   return x;
 }
+
+namespace {
 
 // A logical weight as it is stored.
 double stored(const backend::LogicalMatrix& m, std::int64_t row, std::int64_t col, DType dtype) {

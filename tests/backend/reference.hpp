@@ -9,6 +9,8 @@
 
 namespace moesim::test {
 
+double activation(Activation a, double x);
+
 struct LayerValues {
   std::int64_t cols = 0;
   std::vector<double> y;          // [tokens, cols]
