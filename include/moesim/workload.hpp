@@ -20,8 +20,8 @@ struct Workload {
   std::int64_t sequences = 0;        // over all GPUs
   std::int64_t sequence_length = 0;  // encode, prefill, train: tokens of one sequence; decode of an encoder-decoder
                                      // model: of the encoded input that cross attention reads
-  std::int64_t kv_length = 0;  // decode: tokens in the cache, the new one included; prefill: 0 or a cached prefix
-                               // plus sequence_length
+  std::int64_t kv_length = 0;        // decode: tokens in the cache, the new one included; prefill: 0 or a cached prefix
+                                     // plus sequence_length
   DType activations = DType::bf16;
   DType kv_cache = DType::bf16;
   bool recompute = false;    // train: a layer's activations are computed again in the backward pass instead of kept
