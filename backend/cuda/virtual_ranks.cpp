@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/host/phase.hpp"
+#include "backend/host/training.hpp"
 
 namespace moesim::backend::gpu {
 namespace {
@@ -54,9 +55,10 @@ void VirtualRanks::lower_collectives() {
     std::vector<Meeting> meetings(programs_.size());
     std::size_t phases = 0;
     for (std::size_t r = 0; r < programs_.size(); ++r) {
-      const auto* call = std::get_if<CollectiveCall>(&programs_[r]->call(i));
-      if (call == nullptr) continue;
-      meetings[r] = meeting_of(plan_, plan_.ops[i], programs_[r]->placed(*call), Rank(r));
+      if (const auto* call = std::get_if<CollectiveCall>(&programs_[r]->call(i)))
+        meetings[r] = meeting_of(plan_, plan_.ops[i], programs_[r]->placed(*call), Rank(r));
+      else if (const auto* training = std::get_if<TrainingCall>(&programs_[r]->call(i)))
+        meetings[r] = meeting_of(plan_, plan_.ops[i], *training, Rank(r));
       phases = std::max(phases, meetings[r].phases.size());
     }
     collectives_[i].assign(phases, std::vector<std::vector<Command>>(programs_.size()));
@@ -104,6 +106,7 @@ void VirtualRanks::await(double patience, const std::string& op) {
 
 std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
   timed_.clear();
+  for (const auto& program : programs_) program->reset();
   device_.flush_cache(0);
   for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
     for (std::size_t r = 0; r < programs_.size(); ++r)
