@@ -207,8 +207,8 @@ MOESIM_BOTH void start_state_row(const Team& team, const StartState& c, std::int
 // ---- attention ----
 //
 // S = Q K^T / sqrt(d), P = softmax(S), A = P V, O = A (or A sigmoid(G) with an output gate)
-// dV = P^T dA, dP = dA V^T, dS = P (dP - rowsum(P dP)), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d); rowsum(P dP) = dA . A.
-// Queries come first and leave what keys need of them: the largest score, the sum of the exponentials and dA . A.
+// dV = P^T dA, dP = dA V^T, dS = P (dP - rowsum(P dP)), dQ = dS K / sqrt(d), dK = dS^T Q / sqrt(d); rowsum(P dP) = dA .
+// A. Queries come first and leave what keys need of them: the largest score, the sum of the exponentials and dA . A.
 
 inline constexpr int gradient_tile = 128;
 

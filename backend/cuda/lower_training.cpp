@@ -135,8 +135,7 @@ class Lowering : public OpLowering {
     add(c.choice, GateWeights{static_cast<int>(c.choice.cols / 2), ids(c.experts), c.scores, c.choice});
   }
   void operator()(const GateGradientCall& c) {
-    add(c.dscores,
-        GateGradient{static_cast<int>(c.dchoice.cols / 2), ids(c.experts), c.dchoice, c.scores, c.dscores});
+    add(c.dscores, GateGradient{static_cast<int>(c.dchoice.cols / 2), ids(c.experts), c.dchoice, c.scores, c.dscores});
   }
   void operator()(const CombineCall& c) {
     move_rows(c.work, {numbers(c.map.begin), numbers(c.map.from), reinterpret_cast<const float*>(c.choice.data), 0,

@@ -31,7 +31,8 @@ inline Model tiny(DType dtype, int layers, std::int64_t experts, std::int64_t to
   return m;
 }
 
-inline Workload train(std::int64_t sequences, std::int64_t length, DType activations = DType::f32, bool recompute = false) {
+inline Workload train(std::int64_t sequences, std::int64_t length, DType activations = DType::f32,
+                      bool recompute = false) {
   Workload w = moesim::testing::prefill(sequences, length, activations);
   w.phase = Workload::Phase::train;
   w.recompute = recompute;

@@ -122,9 +122,8 @@ TEST_CASE("gradients of grouped products: one call, or a call each where groups 
         const auto of_x = compare({&dx}, 4 * ulp(t), [&](const auto& out) {
           return GroupedInputGradientCall{work, groups, dy.tensor, w.tensor, out(dx)};
         });
-        compare({&dw}, 4 * ulp(t), [&](const auto& out) {
-          return GroupedWeightGradientCall{work, groups, x.tensor, dy.tensor, out(dw)};
-        });
+        compare({&dw}, 4 * ulp(t),
+                [&](const auto& out) { return GroupedWeightGradientCall{work, groups, x.tensor, dy.tensor, out(dw)}; });
         if (!per_group) CHECK(of_x.size() == (m > 0 ? 1U : 0U));
       }
 }
@@ -150,9 +149,8 @@ TEST_CASE("gradient of attention: grouped heads, windows, output gates, several 
             const Room x(t, rows, f.value_col() + f.kv_heads * f.v_dim, random);
             const Room d_o(t, rows, f.heads * f.v_dim, random);
             const Pair dx(t, rows, x.tensor.cols);
-            compare({&dx}, 8 * ulp(t), [&](const auto& out) {
-              return AttentionGradientCall{f, d_o.tensor, x.tensor, out(dx)};
-            });
+            compare({&dx}, 8 * ulp(t),
+                    [&](const auto& out) { return AttentionGradientCall{f, d_o.tensor, x.tensor, out(dx)}; });
           }
 }
 
@@ -169,22 +167,20 @@ TEST_CASE("gradients of rows: norm, activation, embedding") {
         const Pair dw(t, 1, cols);
         for (const bool residual : {false, true})
           compare({&dx, &dw}, 32 * ulp(t), [&](const auto& out) {
-            return NormGradientCall{dy.tensor, x.tensor, w.tensor,
-                                    residual ? std::optional(dr.tensor) : std::nullopt, out(dx), out(dw)};
+            return NormGradientCall{dy.tensor, x.tensor, w.tensor, residual ? std::optional(dr.tensor) : std::nullopt,
+                                    out(dx),   out(dw)};
           });
         for (const Activation a : {Activation::relu, Activation::gelu, Activation::silu})
           for (const bool gated : {false, true}) {
             const Room wide(t, rows, gated ? 2 * cols : cols, random);
             const Pair d(t, rows, wide.tensor.cols);
-            compare({&d}, 2 * ulp(t), [&](const auto& out) {
-              return ActivationGradientCall{a, gated, dy.tensor, wide.tensor, out(d)};
-            });
+            compare({&d}, 2 * ulp(t),
+                    [&](const auto& out) { return ActivationGradientCall{a, gated, dy.tensor, wide.tensor, out(d)}; });
           }
         if (rows != 3) continue;
         const Pair table(t, 5, cols);
-        compare({&table}, ulp(t), [&](const auto& out) {
-          return EmbeddingGradientCall{{4, -1, 4}, dy.tensor, out(table)};
-        });
+        compare({&table}, ulp(t),
+                [&](const auto& out) { return EmbeddingGradientCall{{4, -1, 4}, dy.tensor, out(table)}; });
       }
 }
 
@@ -196,17 +192,15 @@ TEST_CASE("the loss, its gradient and the gate's") {
     const Pair loss(DType::f32, 4, 1);
     compare({&loss}, 4e-6F, [&](const auto& out) { return LossCall{targets, logits.tensor, out(loss)}; });
     const Pair dlogits(t, 4, 37);
-    compare({&dlogits}, 2 * ulp(t), [&](const auto& out) {
-      return LossGradientCall{targets, 11, logits.tensor, out(dlogits)};
-    });
+    compare({&dlogits}, 2 * ulp(t),
+            [&](const auto& out) { return LossGradientCall{targets, 11, logits.tensor, out(dlogits)}; });
     const std::vector<ExpertIndex> experts{0, 36, 7, 7, 30, 2, 1, 0, 5, 4, 3, 2};  // a token may choose one twice
     const Pair choice(DType::f32, 4, 6);
     compare({&choice}, 4e-6F, [&](const auto& out) { return GateCall{experts, logits.tensor, out(choice)}; });
     const Room dchoice(DType::f32, 4, 6, random);
     const Pair dscores(t, 4, 37);
-    compare({&dscores}, 2 * ulp(t), [&](const auto& out) {
-      return GateGradientCall{experts, dchoice.tensor, logits.tensor, out(dscores)};
-    });
+    compare({&dscores}, 2 * ulp(t),
+            [&](const auto& out) { return GateGradientCall{experts, dchoice.tensor, logits.tensor, out(dscores)}; });
   }
 }
 
@@ -219,16 +213,15 @@ TEST_CASE("the combine and its gradient: weights from the choice, dropped copies
       // Token 1 lost both copies, token 2 one.
       const RowMap to_tokens = map_of({0, 2, 2, 3}, {4, 1, 2}, {2, 3, 10});
       const Pair y(t, 3, cols);
-      compare({&y}, 2 * ulp(t), [&](const auto& out) {
-        return CombineCall{Permute{}, to_tokens, copies.tensor, choice.tensor, out(y)};
-      });
+      compare({&y}, 2 * ulp(t),
+              [&](const auto& out) { return CombineCall{Permute{}, to_tokens, copies.tensor, choice.tensor, out(y)}; });
       const Room dy(t, 3, cols, random);
       // Rows 0 and 3 are padding.
       const RowMap to_copies = map_of({0, 0, 1, 2, 2, 3}, {0, 2, 0}, {3, 10, 2});
       const Pair dcopies(t, 5, cols);
       const Pair dchoice(DType::f32, 3, 4);
       compare({&dcopies, &dchoice}, 4 * ulp(t), [&](const auto& out) {
-        return CombineGradientCall{Permute{},      to_copies,    dy.tensor,    choice.tensor,
+        return CombineGradientCall{Permute{},     to_copies,    dy.tensor,   choice.tensor,
                                    copies.tensor, out(dcopies), out(dchoice)};
       });
     }
