@@ -5,8 +5,9 @@
 namespace moesim::study {
 
 bool in_moe_layer(const TimelineOp& op) {
-  return op.layer.valid() && (op.category == to_string(Category::gate) || op.category == to_string(Category::dispatch) ||
-                              op.category == to_string(Category::experts) || op.category == to_string(Category::combine));
+  return op.layer.valid() &&
+         (op.category == to_string(Category::gate) || op.category == to_string(Category::dispatch) ||
+          op.category == to_string(Category::experts) || op.category == to_string(Category::combine));
 }
 
 std::map<std::pair<Layer, Pass>, MoeLayerTime> moe_layers(const std::vector<TimelineOp>& ops,

@@ -1,5 +1,5 @@
-// The MoE layers of a Timeline: gate, dispatch, experts and combine of one transformer layer in one pass, on a rank from
-// when the first of these ops could begin to the end of the last.
+// The MoE layers of a Timeline: gate, dispatch, experts and combine of one transformer layer in one pass, on a rank
+// from when the first of these ops could begin to the end of the last.
 #pragma once
 
 #include <map>
