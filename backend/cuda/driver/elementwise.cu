@@ -73,13 +73,9 @@ void launch(const Sum& c, Stream stream) {
     t.whole = t.whole && wide(c.terms[i].data);
   }
   constexpr unsigned threads = 256;
-  add_up<<<grid((c.elements + threads * pack - 1) / (threads * pack)), threads, 0, stream>>>(t);
-  check(cudaGetLastError(), "a kernel launch");
+  start(add_up, grid((c.elements + threads * pack - 1) / (threads * pack)), threads, 0, stream, t);
 }
 
-void launch(const Nothing&, Stream stream) {
-  nothing<<<1, 1, 0, stream>>>();
-  check(cudaGetLastError(), "a kernel launch");
-}
+void launch(const Nothing&, Stream stream) { start(nothing, 1, 1, 0, stream); }
 
 }  // namespace moesim::backend::gpu

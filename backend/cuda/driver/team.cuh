@@ -1,11 +1,9 @@
 // Teams of lanes that do one row: a warp, or a block of whole warps.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "backend/cuda/bodies.hpp"
-#include "backend/cuda/driver/check.hpp"
 #include "backend/cuda/driver/kernels.hpp"
+#include "backend/cuda/driver/start.cuh"
 
 namespace moesim::backend::gpu {
 
@@ -77,14 +75,12 @@ inline unsigned grid(std::int64_t blocks) {
 
 template <class Body, class Command>
 void launch_by_block(const Command& c, std::int64_t rows, int threads, cudaStream_t stream) {
-  rows_by_block<Body><<<grid(rows), static_cast<unsigned>(threads), 0, stream>>>(c, rows);
-  check(cudaGetLastError(), "a kernel launch");
+  start(rows_by_block<Body, Command>, grid(rows), static_cast<unsigned>(threads), 0, stream, c, rows);
 }
 template <class Body, class Command>
 void launch_by_warp(const Command& c, std::int64_t rows, cudaStream_t stream) {
   constexpr int warps = 8;
-  rows_by_warp<Body><<<grid((rows + warps - 1) / warps), warps * warp, 0, stream>>>(c, rows);
-  check(cudaGetLastError(), "a kernel launch");
+  start(rows_by_warp<Body, Command>, grid((rows + warps - 1) / warps), warps * warp, 0, stream, c, rows);
 }
 
 // As many threads as a row has packs, within reason.
