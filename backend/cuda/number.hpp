@@ -192,7 +192,7 @@ MOESIM_BOTH inline Pack load_pack(const std::byte* from, DType t, std::int64_t i
     for (int c = 0; c < pack; ++c) out.v[c] = fp8_to_float(static_cast<std::uint8_t>(a.word[c / 4] >> (8 * (c % 4))));
   } else {
     const Wide a = read_as<Wide>(from);
-    for (int c = 0; c < 4; ++c) {
+    for (std::int64_t c = 0; c < 4; ++c) {
       const auto low = static_cast<std::uint16_t>(a.word[c]);
       const auto high = static_cast<std::uint16_t>(a.word[c] >> 16);
       out.v[2 * c] = t == DType::bf16 ? bf16_to_float(low) : f16_to_float(low);
@@ -218,7 +218,7 @@ MOESIM_BOTH inline void store_pack(std::byte* to, DType t, std::int64_t i, const
     write_as(to, a);
   } else {
     Wide a;
-    for (int c = 0; c < 4; ++c) {
+    for (std::int64_t c = 0; c < 4; ++c) {
       const std::uint32_t low = t == DType::bf16 ? float_to_bf16(p.v[2 * c]) : float_to_f16(p.v[2 * c]);
       const std::uint32_t high = t == DType::bf16 ? float_to_bf16(p.v[2 * c + 1]) : float_to_f16(p.v[2 * c + 1]);
       a.word[c] = low | high << 16;

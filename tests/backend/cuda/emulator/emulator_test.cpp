@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <set>
 #include <string>
 #include <vector>
@@ -122,7 +123,7 @@ namespace {
 __global__ void divergent(int kind) {
   const auto me = static_cast<int>(threadIdx.x);
   if (kind == 0) {
-    if (me < 40)
+    if (me < 40)  // NOLINT(bugprone-branch-clone): at two places
       __syncthreads();
     else
       __syncthreads();
@@ -222,13 +223,62 @@ TEST_CASE("rows beyond a grid: all of them, whatever its size; a row that nobody
       start(rows_by_block<CopyRow, Copy>, blocks, 64, 0, nullptr, Copy{x.data(), y.data()}, rows);
       CHECK(x == y);
       std::fill(y.begin(), y.end(), NAN);
-      start(rows_by_warp<CopyRow, Copy>, blocks, 96, 0, nullptr, Copy{x.data(), y.data()}, rows);
+      start(rows_by_lanes<warp, CopyRow, Copy>, blocks, 96, 0, nullptr, Copy{x.data(), y.data()}, rows);
       CHECK(x == y);
       std::fill(y.begin(), y.end(), NAN);
       start(forgets, blocks, 64, 0, nullptr, Copy{x.data(), y.data()}, rows);
       CHECK((x == y) == (rows % blocks == 0));
     }
   }
+}
+
+namespace {
+// Sum and largest element. A row has an end of its own, so that teams of a warp go apart.
+struct AddRow {
+  template <class Team>
+  __device__ void operator()(const Team& team, const Copy& c, std::int64_t i) const {
+    for (std::int64_t round = 0; round <= i % 3; ++round) {
+      float sum = 0;
+      float most = 0;
+      for (int e = team.lane(); e < 100; e += team.lanes()) {
+        sum += c.x[i * 100 + e];
+        most = fmaxf(most, c.x[i * 100 + e]);
+      }
+      sum = team.sum(sum);
+      most = team.most(most);
+      team.barrier();
+      c.y[i * 100 + team.lane()] = sum;
+      c.y[i * 100 + 50 + team.lane()] = most;
+    }
+  }
+};
+template <int width>
+void add_rows() {
+  CAPTURE(width);
+  std::vector<float> x(1300);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17 * (i / 100));
+  for (unsigned blocks = 1; blocks < 5; ++blocks) {
+    std::vector<float> y(x.size(), NAN);
+    start(rows_by_lanes<width, AddRow, Copy>, blocks, 64, 0, nullptr, Copy{x.data(), y.data()}, 13);
+    for (std::size_t i = 0; i < 13; ++i) {
+      const auto row = x.begin() + static_cast<std::ptrdiff_t>(100 * i);
+      const float sum = std::accumulate(row, row + 100, 0.0F);
+      for (std::size_t lane = 0; lane < 50; ++lane) {
+        const bool there = lane < width;
+        CHECK((there ? y[i * 100 + lane] == sum : std::isnan(y[i * 100 + lane])));
+        CHECK(
+            (there ? y[i * 100 + 50 + lane] == *std::max_element(row, row + 100) : std::isnan(y[i * 100 + 50 + lane])));
+      }
+    }
+  }
+}
+}  // namespace
+
+TEST_CASE("teams of a part of a warp: each its own row, whatever the others do") {
+  add_rows<32>();
+  add_rows<16>();
+  add_rows<8>();
+  add_rows<1>();
 }
 
 namespace {
