@@ -174,12 +174,13 @@ MOESIM_BOTH void convert_row(const Team& team, const CastCall& c, std::int64_t i
   });
 }
 
-// One block of 128 columns.
+// One block of 128 columns: in packs, where the fp8 row has place for them too.
+MOESIM_BOTH inline bool packed(const Quantize& c) { return packed(c.x.cols) && packed(c.y.cols); }
 template <class Team>
 MOESIM_BOTH void quantize_block(const Team& team, const Quantize& c, std::int64_t i, std::int64_t block) {
   const std::int64_t first = block * 128;
   const std::int64_t cols = c.x.cols - first < 128 ? c.x.cols - first : 128;
-  const bool whole = packed(c.x.cols) && c.y.cols % pack == 0;
+  const bool whole = packed(c);
   float most = 0;
   for_elements(team, cols, whole, [&](std::int64_t e, int n) {
     const Pack x = load_some(c.x.at(i), c.x.dtype, first + e, n);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
 
 #include "moesim/dtype.hpp"
 
@@ -99,12 +100,18 @@ MOESIM_BOTH inline int bytes_of(DType t) {
   return t == DType::f32 || t == DType::i32 ? 4 : t == DType::bf16 || t == DType::f16 ? 2 : 1;
 }
 
-// One instruction on the GPU, where addresses are multiples of T's size; the processor's compiler wants memcpy.
+// One instruction on the GPU, for which an address that is no multiple of T's size is a fault; the processor's compiler
+// wants memcpy.
+template <class T>
+void need_aligned(const std::byte* p) {
+  if (reinterpret_cast<std::uintptr_t>(p) % alignof(T) != 0) throw std::logic_error("an address that is not aligned");
+}
 template <class T>
 MOESIM_BOTH T read_as(const std::byte* from) {
 #ifdef __CUDA_ARCH__
   return *reinterpret_cast<const T*>(from);
 #else
+  need_aligned<T>(from);
   T v;
   memcpy(&v, from, sizeof v);
   return v;
@@ -115,6 +122,7 @@ MOESIM_BOTH void write_as(std::byte* to, T v) {
 #ifdef __CUDA_ARCH__
   *reinterpret_cast<T*>(to) = v;
 #else
+  need_aligned<T>(to);
   memcpy(to, &v, sizeof v);
 #endif
 }
@@ -184,7 +192,7 @@ MOESIM_BOTH inline Pack load_pack(const std::byte* from, DType t, std::int64_t i
     for (int c = 0; c < pack; ++c) out.v[c] = fp8_to_float(static_cast<std::uint8_t>(a.word[c / 4] >> (8 * (c % 4))));
   } else {
     const Wide a = read_as<Wide>(from);
-    for (int c = 0; c < 4; ++c) {
+    for (std::int64_t c = 0; c < 4; ++c) {
       const auto low = static_cast<std::uint16_t>(a.word[c]);
       const auto high = static_cast<std::uint16_t>(a.word[c] >> 16);
       out.v[2 * c] = t == DType::bf16 ? bf16_to_float(low) : f16_to_float(low);
@@ -210,7 +218,7 @@ MOESIM_BOTH inline void store_pack(std::byte* to, DType t, std::int64_t i, const
     write_as(to, a);
   } else {
     Wide a;
-    for (int c = 0; c < 4; ++c) {
+    for (std::int64_t c = 0; c < 4; ++c) {
       const std::uint32_t low = t == DType::bf16 ? float_to_bf16(p.v[2 * c]) : float_to_f16(p.v[2 * c]);
       const std::uint32_t high = t == DType::bf16 ? float_to_bf16(p.v[2 * c + 1]) : float_to_f16(p.v[2 * c + 1]);
       a.word[c] = low | high << 16;

@@ -5,12 +5,10 @@
 namespace moesim::backend::gpu {
 namespace {
 
-extern __shared__ float shared_room[];
-
 // A block per query and head.
 __global__ void attend(const Attend c, std::int64_t queries) {
   for (std::int64_t i = blockIdx.x; i < queries; i += gridDim.x) {
-    attend_query(BlockTeam{}, c, i / c.shape.heads, i % c.shape.heads, shared_room);
+    attend_query(BlockTeam{}, c, i / c.shape.heads, i % c.shape.heads, shared_room());
     __syncthreads();  // before the next query overwrites the room
   }
 }
@@ -39,8 +37,7 @@ struct TurnLatent {
 void launch(const Attend& c, Stream stream) {
   const std::int64_t queries = c.o.rows * c.shape.heads;
   const auto room = static_cast<std::size_t>(key_tile + c.shape.qk_dim + c.shape.v_dim) * sizeof(float);
-  attend<<<grid(queries), key_tile, room, stream>>>(c, queries);
-  check(cudaGetLastError(), "a kernel launch");
+  start(attend, grid(queries), key_tile, room, stream, c, queries);
 }
 void launch(const Rotate& c, Stream stream) { launch_by_block<Turn>(c, c.y.rows, 256, stream); }
 void launch(const StoreKeys& c, Stream stream) { launch_by_block<Keep>(c, c.x.rows, 128, stream); }

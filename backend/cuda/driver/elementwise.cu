@@ -58,7 +58,13 @@ bool wide(const void* p) { return reinterpret_cast<std::uintptr_t>(p) % sizeof(W
 void launch(const Normalize& c, Stream stream) { launch_by_block<Norm>(c, c.y.rows, threads_for(c.y.cols), stream); }
 void launch(const ActivateCall& c, Stream stream) { launch_by_block<Act>(c, c.y.rows, threads_for(c.y.cols), stream); }
 void launch(const CastCall& c, Stream stream) { launch_by_block<Change>(c, c.y.rows, threads_for(c.y.cols), stream); }
-void launch(const Quantize& c, Stream stream) { launch_by_warp<Scale>(c, c.x.rows * ((c.x.cols + 127) / 128), stream); }
+void launch(const Quantize& c, Stream stream) {
+  const std::int64_t blocks = c.x.rows * ((c.x.cols + 127) / 128);
+  if (packed(c))
+    launch_by_lanes<128 / pack, Scale>(c, blocks, stream);
+  else
+    launch_by_warp<Scale>(c, blocks, stream);
+}
 
 void launch(const Sum& c, Stream stream) {
   static_assert(sizeof(Terms) <= 4096);
@@ -73,13 +79,10 @@ void launch(const Sum& c, Stream stream) {
     t.whole = t.whole && wide(c.terms[i].data);
   }
   constexpr unsigned threads = 256;
-  add_up<<<grid((c.elements + threads * pack - 1) / (threads * pack)), threads, 0, stream>>>(t);
-  check(cudaGetLastError(), "a kernel launch");
+  constexpr std::int64_t each = std::int64_t{threads} * pack;
+  start(add_up, grid((c.elements + each - 1) / each), threads, 0, stream, t);
 }
 
-void launch(const Nothing&, Stream stream) {
-  nothing<<<1, 1, 0, stream>>>();
-  check(cudaGetLastError(), "a kernel launch");
-}
+void launch(const Nothing&, Stream stream) { start(nothing, 1, 1, 0, stream); }
 
 }  // namespace moesim::backend::gpu

@@ -1,11 +1,9 @@
-// Teams of lanes that do one row: a warp, or a block of whole warps.
+// Teams of lanes that do one row: a warp or a part of it, or a block of whole warps.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include "backend/cuda/bodies.hpp"
-#include "backend/cuda/driver/check.hpp"
 #include "backend/cuda/driver/kernels.hpp"
+#include "backend/cuda/driver/start.cuh"
 
 namespace moesim::backend::gpu {
 
@@ -13,24 +11,31 @@ inline constexpr int warp = 32;
 
 __device__ inline Score better(const Score& a, const Score& b) { return before(b, a) ? b : a; }
 
-struct WarpTeam {
-  __device__ int lane() const { return static_cast<int>(threadIdx.x) % warp; }
-  __device__ int lanes() const { return warp; }
-  __device__ void barrier() const { __syncwarp(); }
+// `width` lanes side by side in a warp, a power of two: a warp holds several teams, which need not go together.
+template <int width>
+struct LaneTeam {
+  static_assert(width > 0 && warp % width == 0);
+  __device__ int lane() const { return static_cast<int>(threadIdx.x) % width; }
+  __device__ int lanes() const { return width; }
+  __device__ void barrier() const { __syncwarp(mask()); }
   __device__ float sum(float v) const {
-    for (int step = warp / 2; step > 0; step /= 2) v += __shfl_xor_sync(0xffffffffU, v, step);
+    for (int step = width / 2; step > 0; step /= 2) v += __shfl_xor_sync(mask(), v, step);
     return v;
   }
   __device__ float most(float v) const {
-    for (int step = warp / 2; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffU, v, step));
+    for (int step = width / 2; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(mask(), v, step));
     return v;
   }
   __device__ Score best(Score s) const {
-    for (int step = warp / 2; step > 0; step /= 2)
-      s = better(s, {__shfl_xor_sync(0xffffffffU, s.value, step), __shfl_xor_sync(0xffffffffU, s.id, step)});
+    for (int step = width / 2; step > 0; step /= 2)
+      s = better(s, {__shfl_xor_sync(mask(), s.value, step), __shfl_xor_sync(mask(), s.id, step)});
     return s;
   }
+
+ private:
+  __device__ unsigned mask() const { return (0xffffffffU >> (warp - width)) << (threadIdx.x % warp / width * width); }
 };
+using WarpTeam = LaneTeam<warp>;
 
 struct BlockTeam {
   __device__ int lane() const { return static_cast<int>(threadIdx.x); }
@@ -61,13 +66,13 @@ template <class Body, class Command>
 __global__ void rows_by_block(const Command c, std::int64_t rows) {
   for (std::int64_t i = blockIdx.x; i < rows; i += gridDim.x) Body{}(BlockTeam{}, c, i);
 }
-// The same with a warp each.
-template <class Body, class Command>
-__global__ void rows_by_warp(const Command c, std::int64_t rows) {
-  const std::int64_t warps = static_cast<std::int64_t>(gridDim.x) * (blockDim.x / warp);
-  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / warp) + threadIdx.x / warp; i < rows;
-       i += warps)
-    Body{}(WarpTeam{}, c, i);
+// The same with `width` lanes each.
+template <int width, class Body, class Command>
+__global__ void rows_by_lanes(const Command c, std::int64_t rows) {
+  const std::int64_t teams = static_cast<std::int64_t>(gridDim.x) * (blockDim.x / width);
+  for (std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / width) + threadIdx.x / width; i < rows;
+       i += teams)
+    Body{}(LaneTeam<width>{}, c, i);
 }
 
 inline unsigned grid(std::int64_t blocks) {
@@ -77,14 +82,17 @@ inline unsigned grid(std::int64_t blocks) {
 
 template <class Body, class Command>
 void launch_by_block(const Command& c, std::int64_t rows, int threads, cudaStream_t stream) {
-  rows_by_block<Body><<<grid(rows), static_cast<unsigned>(threads), 0, stream>>>(c, rows);
-  check(cudaGetLastError(), "a kernel launch");
+  start(rows_by_block<Body, Command>, grid(rows), static_cast<unsigned>(threads), 0, stream, c, rows);
+}
+template <int width, class Body, class Command>
+void launch_by_lanes(const Command& c, std::int64_t rows, cudaStream_t stream) {
+  constexpr int threads = 256;
+  constexpr int teams = threads / width;
+  start(rows_by_lanes<width, Body, Command>, grid((rows + teams - 1) / teams), threads, 0, stream, c, rows);
 }
 template <class Body, class Command>
 void launch_by_warp(const Command& c, std::int64_t rows, cudaStream_t stream) {
-  constexpr int warps = 8;
-  rows_by_warp<Body><<<grid((rows + warps - 1) / warps), warps * warp, 0, stream>>>(c, rows);
-  check(cudaGetLastError(), "a kernel launch");
+  launch_by_lanes<warp, Body>(c, rows, stream);
 }
 
 // As many threads as a row has packs, within reason.

@@ -66,9 +66,7 @@ struct CarryOut {
   }
   void operator()(const Sum& c) const {
     const auto n = static_cast<int>(c.terms.size());
-    std::int64_t i = 0;
-    for (; i + pack <= c.elements; i += pack) sum_some(c.terms.data(), n, c.y, c.dtype, i, pack);
-    for (; i < c.elements; ++i) sum_some(c.terms.data(), n, c.y, c.dtype, i, 1);
+    for (std::int64_t i = 0; i < c.elements; ++i) sum_some(c.terms.data(), n, c.y, c.dtype, i, 1);
   }
   void operator()(const ActivateCall& c) const {
     rows(c.y.rows, [&](std::int64_t i) { activate_row(lane, c, i); });
@@ -323,7 +321,7 @@ bool Machine::step() {
           if (!exchange(*p, s)) continue;
           return true;
         }
-        carry_out(item.command);
+        carry(item.command);
         ++p->carried_;
         break;
     }

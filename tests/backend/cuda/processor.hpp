@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -33,6 +34,7 @@ class Machine final : public backend::gpu::Driver {
   std::unique_ptr<backend::gpu::Device> open(int device) override;
   backend::gpu::MeetingId meeting_id() override;
 
+  std::function<void(const backend::gpu::Command&)> carry = carry_out;
   int sharing = 1;      // ranks that a device takes
   int hang_after = -1;  // commands after which device 0 does nothing any more
   int fail_after = -1;  // commands after which finish() of device 0 throws, as NCCL's asynchronous errors do

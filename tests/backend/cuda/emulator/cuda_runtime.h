@@ -1,0 +1,3 @@
+#pragma once
+
+#include "tests/backend/cuda/emulator/cuda_runtime_api.h"
