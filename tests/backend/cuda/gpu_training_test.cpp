@@ -32,7 +32,8 @@ TEST_CASE("gradients of rows: norm, activation") {
       const auto wide = twins.tensor(t, 7, 2 * cols);
       const auto dwide = twins.result(t, 7, 2 * cols);
       for (const Activation a : {Activation::relu, Activation::gelu, Activation::silu}) {
-        twins.check(dx, 4 * ulp(t), [&](const Base& b) { return ActivationGradientCall{a, false, b(dy), b(x), b(dx)}; });
+        twins.check(dx, 4 * ulp(t),
+                    [&](const Base& b) { return ActivationGradientCall{a, false, b(dy), b(x), b(dx)}; });
         twins.check(dwide, 4 * ulp(t),
                     [&](const Base& b) { return ActivationGradientCall{a, true, b(dy), b(wide), b(dwide)}; });
       }
@@ -80,8 +81,9 @@ TEST_CASE("the combine by gates and its gradient") {
       const auto from = twins.table(std::vector<std::int32_t>{4, 1, 2});
       const auto gate = twins.table(std::vector<std::int32_t>{2, 3, 10});
       twins.check(y, 0, [&](const Base& b) {
-        return gpu::MoveRows{b.table<std::int64_t>(begin), b.table<std::int32_t>(from), b.table<float>(choice), 0, 3,
-                             b(copies), b(y), b.table<std::int32_t>(gate)};
+        return gpu::MoveRows{
+            b.table<std::int64_t>(begin), b.table<std::int32_t>(from), b.table<float>(choice), 0, 3, b(copies), b(y),
+            b.table<std::int32_t>(gate)};
       });
       const auto dy = twins.tensor(t, 3, cols);
       const auto back = twins.table(std::vector<std::int64_t>{0, 0, 1, 2, 2, 3});  // rows 0 and 3 are padding
@@ -90,8 +92,14 @@ TEST_CASE("the combine by gates and its gradient") {
       const auto dcopies = twins.result(t, 5, cols);
       const auto dchoice = twins.tensor(DType::f32, 3, 4);  // other elements stay
       twins.check({dcopies, dchoice}, 1e-4, [&](const Base& b) {
-        return gpu::CombineGradient{b.table<std::int64_t>(back), b.table<std::int32_t>(tokens),
-                                    b.table<std::int32_t>(gates), b(dy), b(choice), b(copies), b(dcopies), b(dchoice)};
+        return gpu::CombineGradient{b.table<std::int64_t>(back),
+                                    b.table<std::int32_t>(tokens),
+                                    b.table<std::int32_t>(gates),
+                                    b(dy),
+                                    b(choice),
+                                    b(copies),
+                                    b(dcopies),
+                                    b(dchoice)};
       });
     }
 }
@@ -134,7 +142,8 @@ TEST_CASE("Adam, and the state before it") {
       twins.check(state, 0, [&](const Base& b) { return gpu::StartState{b(weight), b(state)}; });
       // The second moment is a square.
       const auto full = twins.tensor(DType::f32, 5, state.cols);
-      for (std::int64_t i = 0; i < full.rows * full.cols; ++i) twins.set(full, i, 0.01F * static_cast<float>(1 + i % 7));
+      for (std::int64_t i = 0; i < full.rows * full.cols; ++i)
+        twins.set(full, i, 0.01F * static_cast<float>(1 + i % 7));
       twins.check({weight, full}, 4 * ulp(t),
                   [&](const Base& b) { return gpu::AdamStep{1.5F, 30, b(gradient), b(weight), b(full)}; });
     }
@@ -163,24 +172,23 @@ TEST_CASE("products of gradients: X transposed, added to, grouped") {
                                  t,
                                  t,
                                  t,
-                                 {{8, b(dy).data, b(w).data, b(dx).data},
-                                  {32, b(dy).at(8), b(w).at(64), b(dx).at(8)}},
+                                 {{8, b(dy).data, b(w).data, b(dx).data}, {32, b(dy).at(8), b(w).at(64), b(dx).at(8)}},
                                  nullptr,
                                  true};
     });
     const auto stack = twins.result(t, 2 * 64, 24);
     twins.check(stack, near, [&](const Base& b) {
-      return gpu::GroupedProduct{24,
-                                 64,
-                                 math,
-                                 t,
-                                 t,
-                                 t,
-                                 {{8, b(x).data, b(dy).data, b(stack).data},
-                                  {32, b(x).at(8), b(dy).at(8), b(stack).at(64)}},
-                                 nullptr,
-                                 false,
-                                 true};
+      return gpu::GroupedProduct{
+          24,
+          64,
+          math,
+          t,
+          t,
+          t,
+          {{8, b(x).data, b(dy).data, b(stack).data}, {32, b(x).at(8), b(dy).at(8), b(stack).at(64)}},
+          nullptr,
+          false,
+          true};
     });
   }
 }

@@ -70,14 +70,16 @@ class Twins {
   };
 
   // `near`: of the largest number in a row; a NaN is where a NaN is.
-  void check(const std::vector<At>& results, double near, const std::function<backend::gpu::Command(const Base&)>& make) {
+  void check(const std::vector<At>& results, double near,
+             const std::function<backend::gpu::Command(const Base&)>& make) {
     for (const At& r : results)
       if (!r.given) std::fill_n(host_.begin() + r.offset, r.bytes(), std::byte{0xff});
     const std::vector<std::byte> before(host_.begin(), host_.begin() + used_ + 256);
     device_->upload(gpu_, before);
     carry_out(make({host_.data()}));
     backend::gpu::Command command = make({gpu_});
-    if (auto* grouped = std::get_if<backend::gpu::GroupedProduct>(&command)) grouped->addresses = addresses_of(*grouped);
+    if (auto* grouped = std::get_if<backend::gpu::GroupedProduct>(&command))
+      grouped->addresses = addresses_of(*grouped);
     device_->enqueue(command, 0);
     REQUIRE(device_->finish(30, [] { return false; }));
     std::vector<std::byte> got(before.size());
