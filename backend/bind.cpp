@@ -301,6 +301,37 @@ Membership membership(const Groups& groups, Rank rank) {
   return {};
 }
 
+Buffer at_start(const Plan& plan, BufferId id, Rank rank) {
+  Buffer b = plan.buffer(id);
+  for (const Op& op : plan.ops) {
+    const auto* c = std::get_if<Collective>(&op.work);
+    if (c == nullptr || c->kind != Collective::Kind::send_recv || !c->from.valid()) continue;
+    if (std::find(op.writes.begin(), op.writes.end(), id) == op.writes.end()) continue;
+    b.shard.placement = c->from;
+    const auto member = static_cast<int>(membership(plan.groups[c->groups.index()], rank).member);
+    b.rows = {plan.placements[c->from.index()].slots_on(Rank(member)) * b.shard.matrix_rows, {}};
+  }
+  return b;
+}
+
+std::vector<LogicalExpert> experts_of(const Plan& plan, const Buffer& b, Rank rank) {
+  if (!b.shard.placement.valid()) return {};
+  const ExpertPlacement& p = plan.placements[b.shard.placement.index()];
+  const auto member = membership(plan.groups[b.shard.expert_groups.index()], rank).member;
+  return {p.expert_of_slot.begin() + p.slot_begin[member], p.expert_of_slot.begin() + p.slot_begin[member + 1]};
+}
+
+std::vector<Updated> updated(const Plan& plan) {
+  std::vector<Updated> out;
+  for (const Op& op : plan.ops) {
+    const auto* adam = std::get_if<Elementwise>(&op.work);
+    if (adam == nullptr || adam->fn != Elementwise::Fn::adam) continue;
+    for (std::size_t i = 0; i < op.reads.size() && i + op.reads.size() < op.writes.size(); ++i)
+      out.push_back({op.writes[i], op.writes[i + op.reads.size()]});
+  }
+  return out;
+}
+
 std::vector<Call> bind(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, const Binding& binding) {
   Binder binder(plan, inputs, maps, rank, binding);
   std::vector<Call> calls;

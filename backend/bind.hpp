@@ -20,6 +20,16 @@ struct Binding {
 // Spans refer to the plan.
 std::vector<Call> bind(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, const Binding& binding);
 
+// A buffer as it is when the plan starts: experts that an op moves are where they come from.
+Buffer at_start(const Plan& plan, BufferId id, Rank rank);
+// The experts of a rank's slots; empty for what is no placed stack.
+std::vector<LogicalExpert> experts_of(const Plan& plan, const Buffer& b, Rank rank);
+// Weights, and their optimizer states, that the plan updates.
+struct Updated {
+  BufferId weight, state;
+};
+std::vector<Updated> updated(const Plan& plan);
+
 // Position of the rank in its group of the partition; nullptr where it is in none.
 struct Membership {
   const std::vector<Rank>* group = nullptr;

@@ -214,12 +214,12 @@ std::optional<Call> TrainingBinder::bind(const Permute& w) {
               choice.rows == (combines ? y : x).rows,
           "its choice has another shape");
   RowMap map = maps_.of(*op_, w, rank_);
-  if (combines) return TrainingCall{CombineCall{std::move(map), x, choice, y}};
+  if (combines) return TrainingCall{CombineCall{w, std::move(map), x, choice, y}};
   const Tensor copies = read(2);
   const Tensor dchoice = write(1);
   require(same_shape(copies, y) && same_shape(dchoice, choice) && dchoice.dtype == DType::f32,
           "its buffers differ in shape");
-  return TrainingCall{CombineGradientCall{std::move(map), x, choice, copies, y, dchoice}};
+  return TrainingCall{CombineGradientCall{w, std::move(map), x, choice, copies, y, dchoice}};
 }
 
 // ---- parameters ----

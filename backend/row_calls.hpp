@@ -23,4 +23,19 @@ struct LastCall {
   Tensor x, y;
 };
 
+// From the gradient of what activation(x) is to that of x.
+struct ActivationGradientCall {
+  Activation activation = Activation::relu;
+  bool gated = false;
+  Tensor dy, x, dx;
+};
+
+// Adam (Kingma and Ba, arXiv 1412.6980) with its defaults.
+struct AdamRule {
+  static constexpr float rate = 1e-3F;
+  static constexpr float beta1 = 0.9F;
+  static constexpr float beta2 = 0.999F;
+  static constexpr float epsilon = 1e-8F;
+};
+
 }  // namespace moesim::backend

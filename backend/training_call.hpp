@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/attention_shape.hpp"
+#include "backend/row_calls.hpp"
 #include "backend/row_map.hpp"
 #include "backend/tensor.hpp"
 #include "moesim/plan.hpp"
@@ -51,11 +52,6 @@ struct NormGradientCall {
   std::optional<Tensor> dr;
   Tensor dx, dw;
 };
-struct ActivationGradientCall {
-  Activation activation = Activation::relu;
-  bool gated = false;
-  Tensor dy, x, dx;
-};
 // ids[i]: row of the table that row i came from, or -1.
 struct EmbeddingGradientCall {
   std::vector<std::int64_t> ids;
@@ -86,22 +82,20 @@ struct GateGradientCall {
 };
 // The permute from copies to tokens, weighted by the choice's gates, and its adjoint. map.gate says which.
 struct CombineCall {
+  Permute work;
   RowMap map;
   Tensor x, choice, y;
 };
 struct CombineGradientCall {
+  Permute work;
   RowMap map;
   Tensor dy, choice, copies, dcopies, dchoice;
 };
 
 // ---- parameters ----
 
-// Adam (Kingma and Ba, arXiv 1412.6980) with its defaults; step counts from 1.
-struct AdamCall {
-  static constexpr float rate = 1e-3F;
-  static constexpr float beta1 = 0.9F;
-  static constexpr float beta2 = 0.999F;
-  static constexpr float epsilon = 1e-8F;
+// step counts from 1.
+struct AdamCall : AdamRule {
   // state: rows of [master weight where the weight is not float32, first moment, second moment].
   struct Parameter {
     Tensor gradient, weight, state;

@@ -18,6 +18,7 @@ void add_simulate(CLI::App& app, Run& run) {
     bool json = false;
     std::optional<double> error;
     bool exact = false;
+    bool one_gpu = false;
   };
   CLI::App* verb = app.add_subcommand("simulate", "Predict every strategy of a scenario and rank them");
   const auto args = std::make_shared<Args>();
@@ -34,6 +35,9 @@ void add_simulate(CLI::App& app, Run& run) {
                    "Largest relative error of a transfer's time, whatever the scenario says (there 0.01 by default)")
       ->check(CLI::Range(1e-6, 0.5))
       ->excludes(exact);
+  verb->add_flag("--virtual-ranks", args->one_gpu,
+                 "Predict all ranks on one GPU, one op at a time, as 'run --backend cuda' runs them where there are "
+                 "fewer GPUs than ranks");
   verb->footer(R"(Examples:
   moesim simulate scenarios/mixtral_h100.toml
   moesim simulate a.toml b.toml --out results           results/a, results/b
@@ -48,6 +52,7 @@ Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad
         study::RunOptions options;
         options.overlays = args->machines;
         options.force = args->force;
+        options.one_gpu = args->one_gpu;
         if (args->exact) options.fidelity = {.kind = sim::Fidelity::Kind::exact};
         if (args->error) options.fidelity = {sim::Fidelity::Kind::bounded, *args->error};
         if (!args->out.empty()) {

@@ -37,9 +37,13 @@ class Reader {
     if (!parsed) fail(fmt::format("kind is '{}', which is not one of the known names", kind));
     out.timeline.kind = *parsed;
     out.timeline.ranks = static_cast<int>(number(root_, "ranks", 1, 1 << 24));
-    for (const json& op : array(root_, "ops"))
+    for (const json& op : array(root_, "ops")) {
+      const std::string pass_name = text(op, "pass");
+      const auto pass = parse_name<Pass>(pass_names, pass_name);
+      if (!pass) fail(fmt::format("pass is '{}', which is not one of the known names", pass_name));
       out.ops.push_back({text(op, "name"), text(op, "kind"), text(op, "category"),
-                         Layer(static_cast<std::int32_t>(number(op, "layer", -1, 1 << 24)))});
+                         Layer(static_cast<std::int32_t>(number(op, "layer", -1, 1 << 24))), *pass});
+    }
     for (const json& s : array(root_, "spans")) out.timeline.spans.push_back(span(s, out));
     const auto key = [](const Span& s) { return std::pair(s.op, s.rank); };
     for (std::size_t i = 1; i < out.timeline.spans.size(); ++i)
@@ -115,11 +119,15 @@ std::string plan_hash(const Plan& plan) {
 
 std::string_view to_string(Timeline::Kind kind) { return name_of(kind_names, kind); }
 
-TimelineFile timeline_file(const Plan& plan, const Timeline& timeline, std::string method) {
-  TimelineFile out{plan_hash(plan), plan.strategy, plan.model, plan.workload, std::move(method), {}, timeline};
+std::vector<TimelineOp> timeline_ops(const Plan& plan) {
+  std::vector<TimelineOp> out;
   for (const Op& op : plan.ops)
-    out.ops.push_back({op.name, std::string(to_string(op.work)), std::string(to_string(op.category)), op.layer});
+    out.push_back({op.name, std::string(to_string(op.work)), std::string(to_string(op.category)), op.layer, op.pass});
   return out;
+}
+
+TimelineFile timeline_file(const Plan& plan, const Timeline& timeline, std::string method) {
+  return {plan_hash(plan), plan.strategy, plan.model, plan.workload, std::move(method), timeline_ops(plan), timeline};
 }
 
 void write_timeline(const TimelineFile& file, const std::string& path) {
@@ -133,8 +141,11 @@ void write_timeline(const TimelineFile& file, const std::string& path) {
                       {"ranks", file.timeline.ranks},
                       {"makespan", file.timeline.makespan.value()}};
   for (const TimelineOp& op : file.ops)
-    out["ops"].push_back(
-        {{"name", op.name}, {"kind", op.kind}, {"category", op.category}, {"layer", op.layer.value()}});
+    out["ops"].push_back({{"name", op.name},
+                          {"kind", op.kind},
+                          {"category", op.category},
+                          {"layer", op.layer.value()},
+                          {"pass", to_string(op.pass)}});
   for (const Span& s : file.timeline.spans)
     out["spans"].push_back({s.op.value(), s.rank.value(), s.ready.value(), s.start.value(), s.end.value(),
                             s.launch.value(), s.wait.value()});

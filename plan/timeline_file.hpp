@@ -17,11 +17,12 @@ struct TimelineOp {
   std::string kind;      // of its work: "gemm", "all_to_all_v"
   std::string category;  // "attention"
   Layer layer;
+  Pass pass = Pass::forward;
   friend bool operator==(const TimelineOp&, const TimelineOp&) = default;
 };
 
 struct TimelineFile {
-  static constexpr int format_version = 1;
+  static constexpr int format_version = 2;
   std::string plan_hash;  // equal hashes: the same plan, op for op
   std::string strategy;
   std::string model;
@@ -37,6 +38,7 @@ std::string plan_hash(const Plan& plan);
 // "predicted", "measured_wall", ...
 std::string_view to_string(Timeline::Kind kind);
 
+std::vector<TimelineOp> timeline_ops(const Plan& plan);
 TimelineFile timeline_file(const Plan& plan, const Timeline& timeline, std::string method);
 void write_timeline(const TimelineFile& file, const std::string& path);
 // Throws InputError: not a timeline, another version, a span of an op or rank that there is not, times out of order.

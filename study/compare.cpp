@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "moesim/error.hpp"
+#include "study/moe_layers.hpp"
 #include "support/text.hpp"
 
 namespace moesim::study {
@@ -22,6 +23,12 @@ constexpr std::array by_names{"kind of op", "layer", "rank", "strategy"};
 double relative(Picoseconds predicted, Picoseconds measured) {
   if (measured.value() == 0) return predicted.value() == 0 ? 0 : 1;
   return (predicted - measured) / measured;
+}
+
+double quantile(std::vector<double>& values, double q) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1))];
 }
 
 // Collects the spans of one group.
@@ -37,19 +44,14 @@ struct Group {
     if (m.value() > 0 || p.value() > 0) errors.push_back(std::abs(relative(p, m)));
   }
   ErrorRow row(std::string name) {
-    std::sort(errors.begin(), errors.end());
-    const auto quantile = [&](double q) {
-      if (errors.empty()) return 0.0;
-      return errors[static_cast<std::size_t>(q * static_cast<double>(errors.size() - 1))];
-    };
     return {std::move(name),
             static_cast<std::int64_t>(errors.size()),
             predicted,
             measured,
             off,
             relative(predicted, measured),
-            quantile(0.5),
-            quantile(0.9)};
+            quantile(errors, 0.5),
+            quantile(errors, 0.9)};
   }
 };
 
@@ -125,6 +127,23 @@ std::string group_of(const CompareOptions& options, const TimelineFile& file, co
   return {};
 }
 
+// Adds the absolute error of every layer.
+void compare_moe_layers(const TimelineFile& p, const TimelineFile& m, StrategyComparison& out,
+                        std::vector<double>& errors) {
+  const auto predicted = moe_layers(p.ops, p.timeline);
+  for (const auto& [layer, measured] : moe_layers(m.ops, m.timeline)) {
+    const Picoseconds other = predicted.at(layer).mean();
+    out.moe_predicted += other;
+    out.moe_measured += measured.mean();
+    errors.push_back(std::abs(relative(other, measured.mean())));
+    ++out.moe_layers;
+  }
+  if (out.moe_layers == 0) return;
+  out.moe_predicted = out.moe_predicted / out.moe_layers;
+  out.moe_measured = out.moe_measured / out.moe_layers;
+  out.moe_error = relative(out.moe_predicted, out.moe_measured);
+}
+
 void check_order(Comparison& c) {
   for (std::size_t i = 0; i < c.strategies.size(); ++i)
     for (std::size_t j = i + 1; j < c.strategies.size(); ++j) {
@@ -184,10 +203,16 @@ Comparison compare(const std::vector<TimelineFile>& predicted, const std::vector
   out.options = options;
   std::map<std::string, Group> groups;
   std::map<std::string, Group> ops;
+  std::vector<double> moe_errors;
   for (const TimelineFile& p : predicted) {
     const TimelineFile& m = *find(measured, p.strategy);
-    out.strategies.push_back({p.strategy, m.method, p.timeline.makespan, m.timeline.makespan,
-                              relative(p.timeline.makespan, m.timeline.makespan)});
+    StrategyComparison& s = out.strategies.emplace_back();
+    s.strategy = p.strategy;
+    s.method = m.method;
+    s.predicted = p.timeline.makespan;
+    s.measured = m.timeline.makespan;
+    s.error = relative(s.predicted, s.measured);
+    compare_moe_layers(p, m, s, moe_errors);
     for (std::size_t i = 0; i < p.timeline.spans.size(); ++i) {
       const Span& a = p.timeline.spans[i];
       const Span& b = m.timeline.spans[i];
@@ -197,6 +222,8 @@ Comparison compare(const std::vector<TimelineFile>& predicted, const std::vector
     }
   }
   std::ranges::stable_sort(out.strategies, {}, &StrategyComparison::measured);
+  out.moe_median = quantile(moe_errors, 0.5);
+  out.moe_p90 = quantile(moe_errors, 0.9);
   for (auto& [name, group] : groups) out.rows.push_back(group.row(name));
   if (options.by == CompareOptions::By::op || options.by == CompareOptions::By::strategy)
     std::ranges::stable_sort(out.rows, std::ranges::greater{}, &ErrorRow::measured);
@@ -222,11 +249,22 @@ std::string render(const Comparison& c) {
   };
   std::size_t width = 8;
   for (const StrategyComparison& s : c.strategies) width = std::max(width, s.strategy.size());
-  fmt::format_to(to, "{:<{}}  {:>11}  {:>11}  {:>8}\n", "strategy", width, "predicted", "measured", "error");
-  for (const StrategyComparison& s : c.strategies)
-    fmt::format_to(to, "{:<{}}  {:>11}  {:>11}  {:>+7.1f}%{}\n", s.strategy, width, human(s.predicted),
-                   human(s.measured), 100 * s.error,
-                   std::abs(s.error) > c.options.tolerance ? "  past the tolerance" : "");
+  std::int64_t layers = 0;
+  for (const StrategyComparison& s : c.strategies) layers += s.moe_layers;
+  fmt::format_to(to, "{:<{}}  {:>11}  {:>11}  {:>8}", "strategy", width, "predicted", "measured", "error");
+  if (layers > 0) fmt::format_to(to, "  {:>19}  {:>11}  {:>8}", "MoE layer predicted", "measured", "error");
+  out += '\n';
+  for (const StrategyComparison& s : c.strategies) {
+    fmt::format_to(to, "{:<{}}  {:>11}  {:>11}  {:>+7.1f}%", s.strategy, width, human(s.predicted), human(s.measured),
+                   100 * s.error);
+    if (layers > 0)
+      fmt::format_to(to, "  {:>19}  {:>11}  {:>+7.1f}%", human(s.moe_predicted), human(s.moe_measured),
+                     100 * s.moe_error);
+    fmt::format_to(to, "{}\n", std::abs(s.error) > c.options.tolerance ? "  past the tolerance" : "");
+  }
+  if (layers > 0)
+    fmt::format_to(to, "MoE layers, {} of them: median error {:.1f} %, nine in ten within {:.1f} %\n", layers,
+                   100 * c.moe_median, 100 * c.moe_p90);
   if (!c.strategies.empty()) fmt::format_to(to, "measured: {}\n", c.strategies.front().method);
   out += '\n';
   table(by_names[static_cast<std::size_t>(c.options.by)], c.rows);
@@ -260,12 +298,18 @@ std::string to_json(const Comparison& c) {
                           {"predicted_us", to_microseconds(s.predicted)},
                           {"measured_us", to_microseconds(s.measured)},
                           {"error", s.error},
+                          {"moe_layers", s.moe_layers},
+                          {"moe_layer_predicted_us", to_microseconds(s.moe_predicted)},
+                          {"moe_layer_measured_us", to_microseconds(s.moe_measured)},
+                          {"moe_layer_error", s.moe_error},
                           {"method", s.method}});
   const ordered_json out = {{"compare_version", 1},
                             {"passed", c.passed()},
                             {"tolerance", c.options.tolerance},
                             {"by", by_names[static_cast<std::size_t>(c.options.by)]},
                             {"strategies", strategies},
+                            {"moe_layer_median", c.moe_median},
+                            {"moe_layer_p90", c.moe_p90},
                             {"misordered", c.misordered},
                             {"too_close", c.close},
                             {"rows", rows(c.rows)},

@@ -35,15 +35,24 @@ struct StrategyComparison {
   Picoseconds predicted;
   Picoseconds measured;
   double error = 0;  // end to end
+  // MoE layers (moe_layers.hpp), forward and backward each one; times are means over layers and ranks. No layers:
+  // zeros.
+  std::int64_t moe_layers = 0;
+  Picoseconds moe_predicted;
+  Picoseconds moe_measured;
+  double moe_error = 0;  // of the means
 };
 
 struct Comparison {
   CompareOptions options;
   std::vector<StrategyComparison> strategies;  // fastest measured first
-  std::vector<ErrorRow> rows;                  // most measured time first; layers and ranks in order
-  std::vector<ErrorRow> worst;                 // ops by the time that they are off, over all ranks
-  std::vector<std::string> misordered;         // "a is predicted faster than b, and measured 1.4 times as slow"
-  std::vector<std::string> close;  // pairs within the tolerance of each other, predicted the other way round
+  // Quantiles of the absolute errors of all strategies' MoE layers, each the mean over its ranks.
+  double moe_median = 0;
+  double moe_p90 = 0;
+  std::vector<ErrorRow> rows;           // most measured time first; layers and ranks in order
+  std::vector<ErrorRow> worst;          // ops by the time that they are off, over all ranks
+  std::vector<std::string> misordered;  // "a is predicted faster than b, and measured 1.4 times as slow"
+  std::vector<std::string> close;       // pairs within the tolerance of each other, predicted the other way round
 
   [[nodiscard]] bool passed() const;  // every end-to-end error within the tolerance, no pair misordered
 };

@@ -10,6 +10,7 @@
 #include "moesim/version.hpp"
 #include "plan/timeline_file.hpp"
 #include "strategies/load_history.hpp"
+#include "study/one_gpu.hpp"
 #include "support/files.hpp"
 #include "support/parallel.hpp"
 
@@ -77,7 +78,9 @@ void write_files(const std::string& prefix, const Plan& plan, const Timeline& ti
   write_timeline(timeline_file(plan, timeline, method), prefix + ".timeline.json");
 }
 
-std::string prediction_of(const Setup& setup) {
+std::string prediction_of(const Setup& setup, const RunOptions& options) {
+  if (options.one_gpu)
+    return fmt::format("predicted by moesim {} for virtual ranks on one {}", version, setup.cluster.gpu.name);
   return fmt::format("predicted by moesim {} for {}", version, cluster_line(setup.cluster));
 }
 
@@ -106,7 +109,7 @@ void run_iterations(const Setup& setup, const ResolvedStrategy& chosen, const Ru
       const Timeline timeline = predict(plan, setup, *kernels, options, last && !prefix.empty(), {});
       // Relative errors are alike in all iterations: those of the last stand for the mean.
       const Errors known = last ? errors(plan, timeline, setup.cluster, *kernels, setup.calibration) : Errors{};
-      if (last) write_files(prefix, plan, timeline, setup.cluster, known, prediction_of(setup));
+      if (last) write_files(prefix, plan, timeline, setup.cluster, known, prediction_of(setup, options));
       summaries[static_cast<std::size_t>(i)] = summarize(plan, timeline, setup.cluster, known);
     });
     for (const Summary& s : summaries) {
@@ -128,7 +131,8 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   const std::string prefix = directory.empty() ? "" : directory + "/" + chosen.label;
   Plan plan;
   try {
-    if (setup.loads && options.executor == nullptr) {
+    // With real numbers, and on one GPU, it is the first iteration.
+    if (setup.loads && options.executor == nullptr && !options.one_gpu) {
       run_iterations(setup, chosen, options, prefix, side_by_side, progress, out);
       return out;
     }
@@ -140,11 +144,18 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   out.placement = placement_of(plan);
   Timeline timeline;
   Errors known;  // of predictions; measurements have none
-  std::string method = prediction_of(setup);
+  std::string method = prediction_of(setup, options);
   if (options.executor == nullptr) {
     const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
-    timeline = predict(plan, setup, *kernels, options, !directory.empty(), progress);
+    try {
+      timeline = options.one_gpu ? predict_on_one_gpu(plan, setup, *kernels)
+                                 : predict(plan, setup, *kernels, options, !directory.empty(), progress);
+    } catch (const backend::Refused& e) {
+      out.infeasible = e.what();
+      return out;
+    }
     known = errors(plan, timeline, setup.cluster, *kernels, setup.calibration);
+    if (options.one_gpu) copies_for_collectives(plan, known);
   } else {
     try {
       out.measured = measure(plan, setup, options, progress);
@@ -273,6 +284,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     r.routing_synthetic = s.routing->synthetic();
     r.workload = to_string(s.workload);
     r.calibration = options.executor == nullptr ? s.calibration.line : "none: measured";
+    if (options.one_gpu) r.calibration += "; all ranks on one GPU, one op at a time: collectives are copies there";
     r.step = step_name(s.workload.phase);
     r.strategies.resize(s.strategies.size());
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});

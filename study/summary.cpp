@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "study/moe_layers.hpp"
 #include "support/text.hpp"
 
 namespace moesim::study {
@@ -36,11 +37,6 @@ Part part_of(Category c) {
       return Part::other;
   }
   return Part::other;
-}
-
-bool in_moe_layer(const Op& op) {
-  return op.layer.valid() && (op.category == Category::gate || op.category == Category::dispatch ||
-                              op.category == Category::experts || op.category == Category::combine);
 }
 
 // A stretch of a rank's time that an op claims; the claim of the highest rank in `claim order` wins.
@@ -81,7 +77,7 @@ struct Shares {
 };
 
 // Sweeps the claims of one rank; adds to `shares`.
-void sweep(const Plan& plan, std::vector<Claim>& claims, Picoseconds step, Shares& shares) {
+void sweep(const std::vector<bool>& moe, std::vector<Claim>& claims, Picoseconds step, Shares& shares) {
   std::array<Picoseconds, part_count>& parts = shares.parts;
   struct Edge {
     Picoseconds time;
@@ -106,7 +102,7 @@ void sweep(const Plan& plan, std::vector<Claim>& claims, Picoseconds step, Share
     if (!active.empty()) {
       const Claim& claim = **active.begin();
       expose(claim, e.time - now, shares.step);
-      if (in_moe_layer(plan.ops[claim.op])) expose(claim, e.time - now, shares.moe_layer);
+      if (moe[claim.op]) expose(claim, e.time - now, shares.moe_layer);
     }
     now = e.time;
     if (e.begins) {
@@ -212,26 +208,15 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
   const auto ranks = static_cast<std::size_t>(plan.ranks);
 
   std::vector<std::vector<Claim>> claims(ranks);
-  struct Extent {
-    Picoseconds begin = Picoseconds::max();
-    Picoseconds end;
-  };
-  std::map<std::pair<Layer, Pass>, std::vector<Extent>> layers;
-  for (const Span& s : timeline.spans) {
-    const Op& op = plan.op(s.op);
-    claims_of(op, s, claims[s.rank.index()]);
-    if (!in_moe_layer(op)) continue;
-    std::vector<Extent>& extents = layers[{op.layer, op.pass}];
-    extents.resize(ranks);
-    Extent& e = extents[s.rank.index()];
-    e.begin = std::min(e.begin, s.ready);
-    e.end = std::max(e.end, s.end);
-  }
+  for (const Span& s : timeline.spans) claims_of(plan.op(s.op), s, claims[s.rank.index()]);
+  const std::vector<TimelineOp> ops = timeline_ops(plan);
+  std::vector<bool> moe;
+  for (const TimelineOp& op : ops) moe.push_back(in_moe_layer(op));
 
   Shares shares{out.parts, {}, {}};
   shares.step.op_us.resize(plan.ops.size());
   shares.moe_layer.op_us.resize(plan.ops.size());
-  for (std::vector<Claim>& c : claims) sweep(plan, c, out.step, shares);
+  for (std::vector<Claim>& c : claims) sweep(moe, c, out.step, shares);
   out.step_interval = interval(errors, shares.step);
   out.moe_layer_interval = interval(errors, shares.moe_layer);
   out.outside = outside_range(errors, shares.step);
@@ -239,12 +224,10 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
 
   Picoseconds total;
   std::int64_t count = 0;
-  for (const auto& [layer, extents] : layers)
-    for (const Extent& e : extents)
-      if (e.begin <= e.end) {
-        total += e.end - e.begin;
-        count += layer.second == Pass::forward ? 1 : 0;
-      }
+  for (const auto& [layer, time] : moe_layers(ops, timeline)) {
+    total += time.sum;
+    count += layer.second == Pass::forward ? time.ranks : 0;
+  }
   if (count > 0) out.moe_layer = total / count;
 
   // The first expert GEMM of a layer has the layer's copies.

@@ -137,6 +137,14 @@ Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster
   return out;
 }
 
+void copies_for_collectives(const Plan& plan, Errors& errors) {
+  OpError streaming;
+  for (const OpError& e : errors.ops)
+    if (e.kind == ErrorKind::memory) streaming = e.log_sigma > streaming.log_sigma ? e : streaming;
+  for (std::size_t i = 0; i < errors.ops.size(); ++i)
+    if (std::holds_alternative<Collective>(plan.ops[i].work)) errors.ops[i] = streaming;
+}
+
 Interval interval(const Errors& errors, const Exposure& exposure) {
   if (errors.ops.empty()) return {};
   std::array<double, error_kinds> by_kind{};

@@ -38,6 +38,9 @@ struct Errors {
 Errors errors(const Plan& plan, const Timeline& timeline, const Cluster& cluster, const cost::KernelModel& kernels,
               const Calibration& calibration);
 
+// Collectives that are copies on one GPU are known as well as its memory-bound kernels are.
+void copies_for_collectives(const Plan& plan, Errors& errors);
+
 // Exposed time of a part of a step, summed over ranks.
 struct Exposure {
   std::vector<double> op_us;  // by op: computing or transferring

@@ -92,7 +92,7 @@ MOESIM_BOTH void move_row(const Team& team, const MoveRows& c, std::int64_t i) {
     Pack sum{};
     for (std::int64_t t = first; t < last; ++t) {
       const Pack term = load_some(c.x.at(c.from[t]), c.x.dtype, e, n);
-      const float w = c.weight == nullptr ? 1.0F : c.weight[t];
+      const float w = c.weight == nullptr ? 1.0F : c.weight[c.gate == nullptr ? t : c.gate[t]];
       for (int j = 0; j < n; ++j) sum.v[j] += w * term.v[j];
     }
     store_some(c.y.at(i), c.y.dtype, e, n, sum);

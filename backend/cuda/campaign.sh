@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in under ten minutes: tests, sanitizer, kernel benchmarks, calibration, and the strategy
 # matrix predicted and measured. Leaves one archive. docs/cuda.md, "On a machine with GPUs".
-#   campaign.sh [--build DIR] [OUT]     on the machine with the GPU; OUT: build/campaign
+#   campaign.sh [--build DIR] [--only STEPS] [OUT]     on the machine with the GPU; OUT: build/campaign
+#     STEPS: of tests,kernels,calibrate,matrix,sanitizer, with commas; a first call with `--only tests` takes a minute
+#     MOESIM_CAMPAIGN_SECONDS: what all of it may take (570)
 #   campaign.sh --pack KIT.tar.gz       on a machine with the toolkit: what a bare machine with a GPU needs
 # A kit holds this script beside bin/, lib/ and share/: unpack it there and run ./campaign.sh. CUDA's libraries are not in
 # it: they come from the toolkit, or from the Python wheels nvidia-cublas and nvidia-nccl-cu13.
@@ -34,10 +36,28 @@ if [ "${1:-}" = --pack ]; then
 fi
 
 build=
-if [ "${1:-}" = --build ]; then
-  build=$(realpath "${2:?--build needs the folder of a build}") || exit 2
+only=tests,kernels,calibrate,matrix,sanitizer
+while [[ "${1:-}" == --* ]]; do
+  case $1 in
+  --build) build=$(realpath "${2:?--build needs the folder of a build}") || exit 2 ;;
+  --only) only=${2:?--only needs names of steps} ;;
+  *)
+    echo "campaign: there is no option $1 (there are --pack, --build and --only)" >&2
+    exit 2
+    ;;
+  esac
   shift 2
-fi
+done
+for name in ${only//,/ }; do
+  case $name in
+  tests | kernels | calibrate | matrix | sanitizer) ;;
+  *)
+    echo "campaign: there is no step '$name' (there are tests, kernels, calibrate, matrix and sanitizer)" >&2
+    exit 2
+    ;;
+  esac
+done
+wanted() { [[ ",$only," == *,"$1",* ]]; }
 
 if [ -x "$here/bin/moesim" ]; then
   kit=yes
@@ -63,7 +83,8 @@ mkdir -p "$out" || exit 2
 
 # CUDA's libraries from Python wheels, after those of the system.
 wheels=$(python3 -c 'import glob, nvidia; print(":".join(d for p in nvidia.__path__ for d in sorted(glob.glob(p + "/*/lib"))))' 2>/dev/null)
-export LD_LIBRARY_PATH=${libraries:+$libraries:}${LD_LIBRARY_PATH:-}${wheels:+:$wheels}
+# For our programs only: a kit's libraries are older than those that the system's tools want.
+with_libraries=(env "LD_LIBRARY_PATH=${libraries:+$libraries:}${LD_LIBRARY_PATH:-}${wheels:+:$wheels}")
 
 failed=0
 # step NAME LIMIT COMMAND...: runs it for LIMIT seconds at most, and no longer than the budget lasts; keeps what it says,
@@ -75,7 +96,8 @@ step() {
     status=124
     echo "not run: the campaign's $budget seconds are over" >"$out/$name.txt"
   else
-    timeout $((limit < left ? limit : left)) "$@" >"$out/$name.txt" 2>&1 || status=$?
+    # An interrupt ends a measurement with what there is by then.
+    timeout --signal=INT --kill-after=20 $((limit < left ? limit : left)) "$@" >"$out/$name.txt" 2>&1 || status=$?
   fi
   local word=ok
   [ $status -eq 0 ] || word="exit $status"
@@ -109,7 +131,11 @@ if [ $kit = no ] && [ ! -x "$test_gpu" ]; then
 fi
 
 # Skipped is not passed: without a GPU there is nothing to measure.
-step gpu_tests 150 "$test_gpu"
+tested() {
+  wanted tests || return 0
+  step gpu_tests 150 "${with_libraries[@]}" "$test_gpu"
+}
+tested
 case $? in
 0) ;;
 77)
@@ -122,22 +148,34 @@ case $? in
   ;;
 esac
 
-step kernels 60 "$moesim" bench kernels
-step calibrate 150 "$moesim" calibrate --backend cuda --samples "$out/samples" -o "$out/this.fit.toml"
+run=("${with_libraries[@]}" "$moesim")
+if wanted kernels; then step kernels 60 "${run[@]}" bench kernels; fi
+if wanted calibrate; then step calibrate 150 "${run[@]}" calibrate --backend cuda --samples "$out/samples" -o "$out/this.fit.toml"; fi
 fits=()
 [ -s "$out/this.fit.toml" ] && fits=(--machine "$out/this.fit.toml")
 
-for scenario in "$scenarios"/cuda_*.toml; do
-  name=$(basename "$scenario" .toml)
-  step "$name.run" 90 "$moesim" run "$scenario" --backend cuda --warmup 3 --repeat 20 --out "$out/$name.measured" || continue
-  step "$name.predict" 30 "$moesim" simulate "$scenario" "${fits[@]}" --out "$out/$name.predicted" || continue
-  step "$name.compare" 20 "$moesim" compare "$out/$name.predicted" "$out/$name.measured" --by strategy
-done
+# Where ranks share one GPU, that is what is predicted: docs/cuda.md, "Ranks".
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+if wanted matrix; then
+  for scenario in "$scenarios"/cuda_*.toml; do
+    name=$(basename "$scenario" .toml)
+    ranks=$(sed -n 's/^gpus_per_node = //p' "$scenario")
+    virtual=()
+    [ "$gpus" -ge "${ranks:-1}" ] || virtual=(--virtual-ranks)
+    step "$name.run" 75 "${run[@]}" run "$scenario" --backend cuda --warmup 2 --repeat 10 --out "$out/$name.measured" || continue
+    step "$name.predict" 30 "${run[@]}" simulate "$scenario" "${fits[@]}" "${virtual[@]}" --out "$out/$name.predicted" || continue
+    step "$name.compare" 20 "${run[@]}" compare "$out/$name.predicted" "$out/$name.measured" --by op
+    grep '^MoE layers' "$out/$name.compare.txt" | tee -a "$out/summary.txt"
+  done
+fi
 
 # Last, because it takes what is left; kernels and products, not the strategies, which take a sanitizer minutes.
-if command -v compute-sanitizer >/dev/null; then
+if ! wanted sanitizer; then
+  :
+elif command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck synccheck; do
-    step "sanitizer_$tool" 120 compute-sanitizer --tool $tool --error-exitcode 9 "$test_gpu" -tce="virtual ranks*"
+    step "sanitizer_$tool" 120 compute-sanitizer --tool $tool --target-processes all --error-exitcode 9 \
+      "${with_libraries[@]}" "$test_gpu" -tce="virtual ranks*"
   done
 else
   echo "compute-sanitizer is not installed: not run" | tee -a "$out/summary.txt"

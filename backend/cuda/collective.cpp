@@ -99,16 +99,7 @@ class Lowering : public CollectiveView {
         if (!held) continue;
         if (i == me_ && to.member != me_)
           message({Kind::send, static_cast<int>(to.member), in_.data + bytes(*held), nullptr, w_.cols, w_.dtype});
-        if (to.member != me_) continue;
-        std::byte* partial = in_.data + bytes(*held);
-        if (i != me_) {
-          partial = at_.staging(bytes(1));
-          message({Kind::receive, static_cast<int>(i), nullptr, partial, w_.cols, w_.dtype});
-        }
-        if (sum.terms.size() == Sum::most)
-          throw Refused(
-              fmt::format("op '{}': more than {} ranks hold expert {}", op_.name, Sum::most, to.expert.value()));
-        sum.terms.push_back({partial, w_.dtype});
+        if (to.member == me_) add_partial(sum, i == me_ ? in_.data + bytes(*held) : nullptr, i, to.expert);
       }
       if (to.member != me_) continue;
       if (sum.terms.empty()) lacking(to.expert);
@@ -118,7 +109,78 @@ class Lowering : public CollectiveView {
     for (Sum& sum : sums) commands_.emplace_back(std::move(sum));
   }
 
+  // ---- of a training step ----
+
+  void sum(const SumCall& c) {
+    exchange_.communicator = at_.communicator;
+    if (w_.kind == Collective::Kind::sparse_reduce_scatter) return keep_equal(c.buffers.front());
+    for (const Tensor& t : c.buffers)
+      if (size_ > 1) message({Kind::all_reduce, -1, t.data, t.data, t.rows * t.cols, w_.dtype});
+    issue();
+  }
+
+  void move(const MoveCall& c) {
+    exchange_.communicator = at_.communicator;
+    for (const Slot& to : slots(w_.to)) {
+      if (slot(w_.from, to.member, to.expert)) continue;  // stays
+      const std::size_t from = giver(to.member, to.expert);
+      for (const MoveCall::Part& part : c.parts) {
+        const std::int64_t size = part.matrix_rows * part.after.cols;
+        const DType dtype = part.after.dtype;
+        if (from == me_)
+          message({Kind::send, static_cast<int>(to.member),
+                   part.before.at(*slot(w_.from, me_, to.expert) * part.matrix_rows), nullptr, size, dtype});
+        if (to.member == me_)
+          message(
+              {Kind::receive, static_cast<int>(from), nullptr, part.after.at(to.row * part.matrix_rows), size, dtype});
+      }
+    }
+    issue();
+  }
+
  private:
+  // The first holder of an expert sums its replicas' gradients, in member order, and gives them the sum.
+  void keep_equal(const Tensor& t) {
+    std::vector<Sum> sums;
+    const std::vector<Slot> all = slots(w_.from);
+    for (const Slot& at : all) {
+      if (first_holder(at.expert) != at.member) continue;
+      std::byte* here = at.member == me_ ? t.data + bytes(at.row) : nullptr;
+      Sum sum{{}, w_.cols, w_.dtype, here};
+      for (std::size_t i = 0; i < size_; ++i) {
+        const auto held = slot(w_.from, i, at.expert);
+        if (!held) continue;
+        if (i == me_ && i != at.member)
+          message({Kind::send, static_cast<int>(at.member), t.data + bytes(*held), nullptr, w_.cols, w_.dtype});
+        if (at.member == me_) add_partial(sum, i == me_ ? here : nullptr, i, at.expert);
+      }
+      if (sum.terms.size() > 1) sums.push_back(std::move(sum));
+    }
+    issue();
+    for (Sum& sum : sums) commands_.emplace_back(std::move(sum));
+    for (const Slot& at : all) {
+      const std::size_t from = first_holder(at.expert);
+      if (from == at.member) continue;
+      if (from == me_)
+        message({Kind::send, static_cast<int>(at.member), t.data + bytes(*slot(w_.from, me_, at.expert)), nullptr,
+                 w_.cols, w_.dtype});
+      if (at.member == me_)
+        message({Kind::receive, static_cast<int>(from), nullptr, t.data + bytes(at.row), w_.cols, w_.dtype});
+    }
+    issue();
+  }
+
+  // What member i has of the expert becomes a term; nullptr: it arrives.
+  void add_partial(Sum& sum, std::byte* partial, std::size_t i, LogicalExpert expert) {
+    if (partial == nullptr) {
+      partial = at_.staging(bytes(1));
+      message({Kind::receive, static_cast<int>(i), nullptr, partial, w_.cols, w_.dtype});
+    }
+    if (sum.terms.size() == Sum::most)
+      throw Refused(fmt::format("op '{}': more than {} ranks hold expert {}", op_.name, Sum::most, expert.value()));
+    sum.terms.push_back({partial, w_.dtype});
+  }
+
   [[nodiscard]] bool even() const {
     for (std::size_t j = 1; j < size_; ++j)
       if (rows_of(j) != rows_of(0)) return false;
@@ -148,6 +210,14 @@ class Lowering : public CollectiveView {
 
 void lower_to_nccl(const NcclContext& at, const CollectiveCall& call, std::vector<Command>& out) {
   Lowering(at, call, out).run();
+}
+void lower_to_nccl(const NcclContext& at, const SumCall& call, std::vector<Command>& out) {
+  const CollectiveCall seat{call.work, {}, {}, {}};
+  Lowering(at, seat, out).sum(call);
+}
+void lower_to_nccl(const NcclContext& at, const MoveCall& call, std::vector<Command>& out) {
+  const CollectiveCall seat{call.work, {}, {}, {}};
+  Lowering(at, seat, out).move(call);
 }
 
 }  // namespace moesim::backend::gpu

@@ -21,5 +21,7 @@ struct NcclContext {
 
 // Appends what the member enqueues, in order; a rank's own part is a copy on the device.
 void lower_to_nccl(const NcclContext& at, const CollectiveCall& call, std::vector<Command>& out);
+void lower_to_nccl(const NcclContext& at, const SumCall& call, std::vector<Command>& out);
+void lower_to_nccl(const NcclContext& at, const MoveCall& call, std::vector<Command>& out);
 
 }  // namespace moesim::backend::gpu

@@ -19,14 +19,18 @@ namespace moesim::backend::gpu {
 // ---- products, by cuBLAS; matrices are row-major ----
 
 // Y[m, n] = X[m, k] W[k, n] in each of `batch` parts: part b of X and Y are their columns [b cols / batch, ...), of
-// which X's first k count, part b of W its rows [b k, (b + 1) k). transposed: W is [n, k].
+// which X's first k count, part b of W its rows [b k, (b + 1) k). transposed: W is [n, k]; x_transposed: X is [k, m].
+// adds: to what Y holds.
 struct Product {
   std::int64_t m = 0, n = 0, k = 0, batch = 1;
   Math math = Math::bf16;
   bool transposed = false;
   Tensor x, w, y;
+  bool x_transposed = false;
+  bool adds = false;
 };
-// All groups in one call; none is empty. addresses: a table on the device, those of all W, of all X and of all Y.
+// All groups in one call; none is empty. Y[m, n] = X[m, k] W[k, n] with m of each group; transposed: W is [n, k];
+// x_transposed: Y[k, n] = X[m, k]^T W[m, n]. addresses: a table on the device, those of all W, of all X and of all Y.
 struct GroupedProduct {
   struct Group {
     std::int64_t m = 0;
@@ -39,18 +43,21 @@ struct GroupedProduct {
   DType x = DType::bf16, w = DType::bf16, y = DType::bf16;
   std::vector<Group> groups;
   const std::byte* addresses = nullptr;
+  bool transposed = false;
+  bool x_transposed = false;
 };
 
 // ---- kernels of our own (bodies.hpp) ----
 
 // Row i of y, first <= i < first + rows: the sum of weight[t] * row from[t] of x over begin[i] <= t < begin[i + 1];
-// without weights all are 1, without terms the row is zero.
+// without weights all are 1, without terms the row is zero. gate: the weight of term t is weight[gate[t]].
 struct MoveRows {
   const std::int64_t* begin = nullptr;
   const std::int32_t* from = nullptr;
   const float* weight = nullptr;
   std::int64_t first = 0, rows = 0;
   Tensor x, y;
+  const std::int32_t* gate = nullptr;
 };
 // y = norm(a + b) * w, and a + b to `sum`; b and sum, or w, may be missing (no address). eps = 1e-6.
 struct Normalize {
@@ -116,12 +123,68 @@ struct Fill {
 // A launch without work: the operations of a framework that only prepare indices.
 struct Nothing {};
 
+// ---- of a training step; docs/plan_format.md, "Training" ----
+
+// r = 1 / rms(x), g = dy w: dx = r (g - x r^2 mean(g x)) + dr, where there is a dr. Row p of `parts` (float32, at most
+// Sum::most rows) is the sum of dy x r over the p-th of as many equal parts of the rows; dw is their sum.
+struct NormGradient {
+  Tensor dy, x, w, dr, dx, parts;
+};
+// With tokens = 0 the loss of a row, y[i, 0] = -log softmax(logits[i])[target[i]]; else its gradient,
+// y = (softmax(logits) - [target]) / tokens.
+struct CrossEntropy {
+  const std::int64_t* targets = nullptr;
+  std::int64_t tokens = 0;
+  Tensor logits, y;
+};
+// y[i]: the k experts as numbers, then softmax(scores[i]) at them. experts: [rows, k].
+struct GateWeights {
+  int k = 0;
+  const std::int32_t* experts = nullptr;
+  Tensor scores, y;
+};
+// d gate: the last k columns of dchoice. dscores_e = p_e (d gate_e - sum over the chosen of d gate p), p = softmax.
+struct GateGradient {
+  int k = 0;
+  const std::int32_t* experts = nullptr;
+  Tensor dchoice, scores, dscores;
+};
+// Row i is a copy, of row t = from[begin[i]] with the gate choice[gate[begin[i]]], or padding (begin[i] = begin[i +
+// 1]): dcopies[i] = gate * dy[t]; dchoice at that element = dy[t] . copies[i]. dchoice's other elements stay.
+struct CombineGradient {
+  const std::int64_t* begin = nullptr;
+  const std::int32_t* from = nullptr;
+  const std::int32_t* gate = nullptr;
+  Tensor dy, choice, copies, dcopies, dchoice;
+};
+// The gradient of self attention without a cache. room: 3 floats for each query and head.
+struct AttendGradient {
+  AttentionShape shape;
+  Tensor d_o, x, dx;
+  float* room = nullptr;
+};
+// One step (AdamRule) of rows [master weight where the weight is not float32, first moment, second moment].
+// unbias: 1 / (1 - beta^step).
+struct AdamStep {
+  float unbias1 = 1, unbias2 = 1;
+  Tensor gradient, weight, state;
+};
+// The state before the first step: the weight, and zeros.
+struct StartState {
+  Tensor weight, state;
+};
+
 // ---- moving bytes ----
 
 struct CopyBytes {
   std::byte* to = nullptr;
   const std::byte* from = nullptr;
   std::int64_t bytes = 0;
+};
+struct SetBytes {
+  std::byte* to = nullptr;
+  std::int64_t bytes = 0;
+  std::uint8_t value = 0;
 };
 
 // NCCL calls between ncclGroupStart and ncclGroupEnd on one communicator. Peers and roots are positions in it.
@@ -139,8 +202,9 @@ struct Exchange {
   std::vector<Message> messages;
 };
 
-using Command =
-    std::variant<Product, GroupedProduct, MoveRows, Normalize, Sum, ActivateCall, CastCall, Quantize, Embed, LastCall,
-                 Gate, Attend, Rotate, StoreKeys, RotateLatent, Fill, Nothing, CopyBytes, Exchange>;
+using Command = std::variant<Product, GroupedProduct, MoveRows, Normalize, Sum, ActivateCall, CastCall, Quantize, Embed,
+                             LastCall, Gate, Attend, Rotate, StoreKeys, RotateLatent, Fill, Nothing, NormGradient,
+                             ActivationGradientCall, CrossEntropy, GateWeights, GateGradient, CombineGradient,
+                             AttendGradient, AdamStep, StartState, CopyBytes, SetBytes, Exchange>;
 
 }  // namespace moesim::backend::gpu

@@ -29,21 +29,26 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
     Step& step = program_->steps()[i];
     for (const OpId id : step.after) awaited_[id.index()] = true;
     streams.insert(plan.ops[i].stream);
-    const auto* call = std::get_if<CollectiveCall>(&program_->call(i));
-    if (call == nullptr) continue;
-    lower_to_nccl({plan, plan.ops[i], rank, communicator_of(call->work.groups),
-                   [this](std::int64_t bytes) { return program_->staging(bytes); }},
-                  program_->placed(*call), step.commands);
+    const auto lower = [&](const auto& call) {
+      lower_to_nccl({plan, plan.ops[i], rank, communicator_of({call.work.groups, plan.ops[i].stream}),
+                     [this](std::int64_t bytes) { return program_->staging(bytes); }},
+                    call, step.commands);
+    };
+    if (const auto* call = std::get_if<CollectiveCall>(&program_->call(i))) lower(program_->placed(*call));
+    if (const auto* training = std::get_if<TrainingCall>(&program_->call(i))) {
+      if (const auto* sum = std::get_if<SumCall>(training)) lower(*sum);
+      if (const auto* move = std::get_if<MoveCall>(training)) lower(*move);
+    }
   }
   streams_.assign(streams.begin(), streams.end());
   if (!device_.finish(60, [] { return false; })) throw std::runtime_error("the weights are not made within 60 s");
 }
 
-int GpuRank::communicator_of(GroupsId groups) {
-  if (membership(plan_.groups[groups.index()], program_->rank()).group->size() == 1) return -1;
-  const auto known = std::find(meetings_.begin(), meetings_.end(), groups);
+int GpuRank::communicator_of(const Meeting& meeting) {
+  if (membership(plan_.groups[meeting.groups.index()], program_->rank()).group->size() == 1) return -1;
+  const auto known = std::find(meetings_.begin(), meetings_.end(), meeting);
   if (known != meetings_.end()) return static_cast<int>(known - meetings_.begin());
-  meetings_.push_back(groups);
+  meetings_.push_back(meeting);
   return static_cast<int>(meetings_.size()) - 1;
 }
 
@@ -52,10 +57,10 @@ void GpuRank::join(const Meet& meet_at) {
   Groups everyone(1);
   for (int r = 0; r < plan_.ranks; ++r) everyone[0].emplace_back(r);
   for (std::size_t c = 0; c < meetings_.size(); ++c) {
-    const GroupsId id = meetings_[c];
+    const GroupsId id = meetings_[c].groups;
     const Membership me = membership(id.valid() ? plan_.groups[id.index()] : everyone, program_->rank());
     const int made =
-        device_.join(meet_at(id, *me.group), static_cast<int>(me.group->size()), static_cast<int>(me.member));
+        device_.join(meet_at(meetings_[c], *me.group), static_cast<int>(me.group->size()), static_cast<int>(me.member));
     if (made != static_cast<int>(c)) throw std::logic_error("communicators are not numbered in the order of joining");
   }
 }
@@ -128,6 +133,7 @@ Marks GpuRank::run(const Run& how) {
 }
 
 Marks GpuRank::timed(const Run& how) {
+  program_->reset();
   device_.flush_cache(0);
   if (world_ >= 0)
     device_.enqueue(Exchange{world_, {{Exchange::Message::Kind::all_reduce, -1, token_, token_, 1, DType::f32}}}, 0);
@@ -218,7 +224,7 @@ class Crew {
     ranks_[r] = std::make_unique<GpuRank>(plan_, inputs_, Rank(r), *devices_[r]);
     GpuRank& me = *ranks_[r];
     gather();  // a rank that has no room must not be waited for
-    me.join([this](GroupsId groups, const std::vector<Rank>& group) { return meeting(groups, group.front()); });
+    me.join([this](const GpuRank::Meeting& at, const std::vector<Rank>& group) { return meeting(at, group.front()); });
     GpuRank::Run how{how_.patience, true, false, [this] { return failed_.load(); }};
     gather();
     for (int i = 0; i < how_.runs && !stop_.load(); ++i) {
@@ -259,9 +265,9 @@ class Crew {
     }
   }
 
-  MeetingId meeting(GroupsId groups, Rank first) {
+  MeetingId meeting(const GpuRank::Meeting& at, Rank first) {
     const std::scoped_lock lock(mutex_);
-    MeetingId& id = meetings_[{groups.value(), first.value()}];
+    MeetingId& id = meetings_[{at, first}];
     if (id.empty()) id = new_meeting_();
     return id;
   }
@@ -285,7 +291,7 @@ class Crew {
   const GpuRuns& how_;
   std::vector<std::unique_ptr<GpuRank>> ranks_;
   std::vector<Marks> marks_;
-  std::map<std::pair<int, int>, MeetingId> meetings_;
+  std::map<std::pair<GpuRank::Meeting, Rank>, MeetingId> meetings_;
   std::atomic<int> arrived_{0};
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};

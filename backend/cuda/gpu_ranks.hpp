@@ -13,9 +13,16 @@ namespace moesim::backend::gpu {
 // One rank, driven by one host thread.
 class GpuRank {
  public:
-  // The id of the communicator of a group of the partition, the same at all its members; an invalid partition is that
-  // of all ranks. Called in the same order everywhere, for groups of two and more.
-  using Meet = std::function<MeetingId(GroupsId groups, const std::vector<Rank>& group)>;
+  // Whom a communicator joins, and the stream that it serves: NCCL carries a communicator's calls out one after the
+  // other, and calls of different streams are to overlap. Invalid groups: all ranks.
+  struct Meeting {
+    GroupsId groups;
+    int stream = 0;
+    friend auto operator<=>(const Meeting&, const Meeting&) = default;
+  };
+  // The id of a group's communicator, the same at all its members. Called in the same order everywhere, for groups of
+  // two and more.
+  using Meet = std::function<MeetingId(const Meeting& meeting, const std::vector<Rank>& group)>;
 
   // Memory, weights and commands; nobody is waited for. Throws Refused.
   GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device);
@@ -40,7 +47,7 @@ class GpuRank {
   [[nodiscard]] Program& program() { return *program_; }
 
  private:
-  int communicator_of(GroupsId groups);
+  int communicator_of(const Meeting& meeting);
   void issue(const Run& how);
   void await(const Run& how);
   Marks timed(const Run& how);
@@ -51,7 +58,7 @@ class GpuRank {
   const Plan& plan_;
   Device& device_;
   std::unique_ptr<Program> program_;
-  std::vector<GroupsId> meetings_;  // [communicator]: whom it joins; invalid: all ranks
+  std::vector<Meeting> meetings_;  // [communicator]
   int world_ = -1;
   std::byte* token_ = nullptr;  // of the all-reduce that starts a run
   std::vector<int> streams_;    // that ops use

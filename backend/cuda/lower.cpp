@@ -2,28 +2,21 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
-#include "backend/bind.hpp"
+#include "backend/cuda/op_lowering.hpp"
 
 namespace moesim::backend::gpu {
 namespace {
 
 Tensor or_none(const std::optional<Tensor>& t) { return t.value_or(Tensor{}); }
 
-class Lowering {
+class Lowering : public OpLowering {
  public:
-  Lowering(const LowerContext& at, const Op& op, Step& out) : at_(at), op_(op), out_(out) {}
+  using OpLowering::OpLowering;
 
   void operator()(const std::monostate&) { out_.takes_part = false; }
   void operator()(const HostSyncCall&) { out_.host_sync = true; }
   void operator()(const CollectiveCall&) {}
-  void operator()(const TrainingCall&) {
-    throw Refused(
-        fmt::format("op '{}' ({}) does not run on the GPU: training steps run on the host ('moesim run') and "
-                    "in the simulator",
-                    op_.name, to_string(op_.work)));
-  }
+  void operator()(const TrainingCall& c) { lower_training(at_, op_, c, out_); }
 
   void operator()(const ProductCall& c) {
     one_format(c.x, c.w);
@@ -51,14 +44,7 @@ class Lowering {
       out_.commands.emplace_back(Product{m, c.work.n, c.work.k, 1, c.work.math, false, x, w, y});
       end_set(c.work.launch, 1);
     }
-    if (each || all.groups.empty()) return;
-    std::vector<const std::byte*> addresses;
-    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.w);
-    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.x);
-    for (const GroupedProduct::Group& g : all.groups) addresses.push_back(g.y);
-    all.addresses = at_.table(std::as_bytes(std::span(addresses)));
-    out_.commands.emplace_back(std::move(all));
-    end_set(c.work.launch, 1);
+    grouped(std::move(all), c.work.launch);
   }
 
   void operator()(const AttentionCall& c) {
@@ -96,86 +82,10 @@ class Lowering {
   }
   void operator()(const CopyCall& c) { add(c.y, CopyBytes{c.y.data, c.x.data, c.x.bytes()}); }
 
-  // A set gathers (or adds) its rows; every further pass copies them once more. Other operations of the set are empty.
-  // With a set per group, each has its share of the rows: the routing's groups are even in the simulator, too.
   void operator()(const PermuteCall& c) {
-    const Launch& launch = c.work.launch;
-    if (c.y.rows == 0) return;
-    MoveRows move{numbers(c.map.begin),
-                  numbers(c.map.from),
-                  c.map.weight.empty() ? nullptr : numbers(c.map.weight),
-                  0,
-                  c.y.rows,
-                  c.x,
-                  c.y};
-    const int copies = launch.passes - 1;
-    std::byte* room[2] = {nullptr, nullptr};
-    for (int i = 0; i < std::min(copies, 2); ++i) room[i] = at_.staging(c.y.bytes());
-    const auto target = [&](int pass) { return pass == copies ? c.y.data : room[pass % 2]; };
-    const std::int64_t sets = launch.per_group ? groups_with_rows(c.work) : 1;
-    for (std::int64_t s = 0; s < sets; ++s) {
-      move.first = c.y.rows * s / sets;
-      move.rows = c.y.rows * (s + 1) / sets - move.first;
-      move.y.data = target(0);
-      if (move.rows > 0) out_.commands.emplace_back(move);
-      const std::int64_t offset = move.first * c.y.cols * c.y.element_bytes();
-      const std::int64_t bytes = move.rows * c.y.cols * c.y.element_bytes();
-      for (int pass = 1; pass <= copies; ++pass)
-        if (bytes > 0) out_.commands.emplace_back(CopyBytes{target(pass) + offset, target(pass - 1) + offset, bytes});
-      end_set(launch, launch.passes);
-    }
+    move_rows(c.work, {numbers(c.map.begin), numbers(c.map.from),
+                       c.map.weight.empty() ? nullptr : numbers(c.map.weight), 0, c.y.rows, c.x, c.y});
   }
-
- private:
-  [[noreturn]] void refuse(const std::string& why) const {
-    throw Refused(fmt::format("op '{}' ({}) does not run on a GPU: {}", op_.name, to_string(op_.work), why));
-  }
-  void one_format(const Tensor& x, const Tensor& w) const {
-    if (x.dtype != w.dtype)
-      refuse(fmt::format("cuBLAS multiplies operands of one format, and these are {} and {}", to_string(x.dtype),
-                         to_string(w.dtype)));
-  }
-  // A launch for no elements is left out, as frameworks do.
-  template <class T>
-  void add(const Tensor& y, T command) {
-    if (y.rows * y.cols > 0) out_.commands.emplace_back(std::move(command));
-  }
-  // The set has `launches` kernels so far; the op says how many framework operations it is.
-  void end_set(const Launch& launch, int launches) {
-    for (int i = launches; i < launch.kernels; ++i) out_.commands.emplace_back(Nothing{});
-    if (launch.host_waits) out_.set_ends.push_back(out_.commands.size());
-  }
-  template <class T>
-  const T* numbers(const std::vector<T>& v) const {
-    return reinterpret_cast<const T*>(at_.table(std::as_bytes(std::span(v))));
-  }
-
-  // Experts that a rank sends to; on arrival: its slots that any member sends to.
-  [[nodiscard]] std::int64_t groups_with_rows(const Permute& w) const {
-    const Table& routed = at_.plan.table(w.routed);
-    const auto used = [&](Rank r, int slot) { return routed.at(r.value(), slot) > 0; };
-    const auto at_owner = [](RowOrder o) { return o == RowOrder::token || o == RowOrder::unique_by_rank; };
-    const Membership me = membership(at_.plan.groups[w.groups.index()], at_.rank);
-    int first = 0;
-    int last = routed.cols();
-    const bool arrived = !at_owner(w.from) && !at_owner(w.to);
-    if (arrived && w.placement.valid()) {
-      const std::vector<int>& begin = at_.plan.placements[w.placement.index()].slot_begin;
-      first = begin[me.member];
-      last = begin[me.member + 1];
-    }
-    std::int64_t groups = 0;
-    for (int s = first; s < last; ++s)
-      groups += (arrived ? std::any_of(me.group->begin(), me.group->end(), [&](Rank r) { return used(r, s); })
-                         : used(at_.rank, s))
-                    ? 1
-                    : 0;
-    return std::max<std::int64_t>(groups, 1);
-  }
-
-  const LowerContext& at_;
-  const Op& op_;
-  Step& out_;
 };
 
 }  // namespace

@@ -27,7 +27,8 @@ struct LowerContext {
   std::function<std::byte*(std::int64_t bytes)> staging;
 };
 
-// Everything but collectives, which the caller lowers.
+// Everything but collectives, sums and moves, which the caller lowers.
 void lower(const LowerContext& at, const Op& op, const Call& call, Step& out);
+void lower_training(const LowerContext& at, const Op& op, const TrainingCall& call, Step& out);
 
 }  // namespace moesim::backend::gpu

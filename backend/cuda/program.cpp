@@ -33,7 +33,10 @@ Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank ran
   }
   allocate();
   fill(inputs);
-  calls_ = bind(plan, inputs, maps, rank, {"on a GPU", [this](BufferId id) { return tensor(id); }});
+  start(inputs);
+  calls_ =
+      bind(plan, inputs, maps, rank,
+           {"on a GPU", [this](BufferId id) { return tensor(id); }, [this](BufferId id) { return before_.at(id); }});
   const LowerContext at{plan, rank, [this](std::span<const std::byte> content) { return table(content); },
                         [this](std::int64_t bytes) { return staging(bytes); }};
   steps_.resize(plan.ops.size());
@@ -108,42 +111,94 @@ CollectiveCall Program::placed(const CollectiveCall& call) {
   return out;
 }
 
-// The numbers of weights and caches are made on the device: the hash of numbers.hpp.
-void Program::fill(const Inputs& inputs) {
+std::vector<Command> Program::numbers_of(const Inputs& inputs, const Buffer& b, const Tensor& t,
+                                         std::int64_t first_row) {
   const auto upload = [&](const std::vector<std::int64_t>& v) {
     return reinterpret_cast<const std::int64_t*>(table(std::as_bytes(std::span(v))));
   };
+  const bool cache = b.role == BufferRole::kv_cache;
+  const ShardMap shard(plan_, b, rank_, first_row);
+  // A cache has no rows to sum over: three give it scale 1.
+  const LogicalMatrix matrix(inputs.seed, b.name, 0, cache ? 3 : shard.tensor_rows());
+  std::vector<std::int64_t> experts;
+  for (std::int64_t row = 0; row < t.rows; row += shard.matrix_rows()) experts.push_back(cache ? 0 : shard.matrix(row));
+  std::vector<std::int64_t> cols;
+  for (std::int64_t c = 0; c < t.cols; ++c) cols.push_back(shard.tensor_col(c));
+  Fill command{LogicalMatrix::name_key(inputs.seed, b.name),
+               matrix.scale(),
+               matrix.offset(),
+               upload(experts),
+               shard.matrix_rows(),
+               shard.tensor_row(0),
+               upload(cols),
+               t};
+  if (b.location == Location::device) return {command};
+  // A buffer in host memory is filled on the device and copied.
+  command.y.data = staging(t.bytes());
+  return {command, CopyBytes{t.data, command.y.data, t.bytes()}};
+}
+
+void Program::fill(const Inputs& inputs) {
   for (std::size_t i = 0; i < plan_.buffers.size(); ++i) {
     const Buffer& b = plan_.buffers[i];
-    const bool cache = b.role == BufferRole::kv_cache;
     const Tensor t = tensor(BufferId(i));
-    if ((b.role != BufferRole::weight && !cache) || t.data == nullptr || t.rows * t.cols == 0 || !computable(b.dtype))
+    if ((b.role != BufferRole::weight && b.role != BufferRole::kv_cache) || t.data == nullptr || t.rows * t.cols == 0 ||
+        !computable(b.dtype))
       continue;
-    const ShardMap shard(plan_, b, rank_, cache ? first_cache_row(plan_, BufferId(i), rank_) : 0);
-    // A cache has no rows to sum over: three give it scale 1.
-    const LogicalMatrix matrix(inputs.seed, b.name, 0, cache ? 3 : shard.tensor_rows());
-    std::vector<std::int64_t> experts;
-    for (std::int64_t row = 0; row < t.rows; row += shard.matrix_rows())
-      experts.push_back(cache ? 0 : shard.matrix(row));
-    std::vector<std::int64_t> cols;
-    for (std::int64_t c = 0; c < t.cols; ++c) cols.push_back(shard.tensor_col(c));
-    Fill command{LogicalMatrix::name_key(inputs.seed, b.name),
-                 matrix.scale(),
-                 matrix.offset(),
-                 upload(experts),
-                 shard.matrix_rows(),
-                 shard.tensor_row(0),
-                 upload(cols),
-                 t};
-    if (t.data != nullptr && b.location == Location::device) {
-      device_.enqueue(command, 0);
+    const bool cache = b.role == BufferRole::kv_cache;
+    for (const Command& c : numbers_of(inputs, b, t, cache ? first_cache_row(plan_, BufferId(i), rank_) : 0))
+      device_.enqueue(c, 0);
+  }
+}
+
+void Program::start(const Inputs& inputs) {
+  for (const auto& [weight, state] : updated(plan_)) {
+    const Buffer b = at_start(plan_, weight, rank_);
+    const Tensor now = tensor(weight);
+    if (b.shard.placement == plan_.buffer(weight).shard.placement) {
+      if (now.rows * now.cols == 0) continue;
+      for (Command& c : numbers_of(inputs, b, now)) reset_.push_back(std::move(c));
+      reset_.emplace_back(StartState{now, tensor(state)});
       continue;
     }
-    // A buffer in host memory is filled on the device and copied.
-    command.y.data = staging(t.bytes());
-    device_.enqueue(command, 0);
-    device_.enqueue(CopyBytes{t.data, command.y.data, t.bytes()}, 0);
+    const auto kept = [&](BufferId id) {
+      const Buffer& start = plan_.buffer(id);
+      Tensor& t = before_[id];
+      t = {nullptr, start.dtype, plan_.rows(b.rows, rank_), start.cols};
+      t.data = staging(t.bytes());
+      return t;
+    };
+    const Tensor w = kept(weight);
+    const Tensor s = kept(state);
+    if (w.rows * w.cols > 0) {
+      for (const Command& c : numbers_of(inputs, b, w)) device_.enqueue(c, 0);
+      device_.enqueue(StartState{w, s}, 0);
+    }
+    keep(weight, w);
+    keep(state, s);
   }
+}
+
+// Experts that come from elsewhere are not numbers until they are there.
+void Program::keep(BufferId id, const Tensor& before) {
+  const Buffer& buffer = plan_.buffer(id);
+  const Tensor now = tensor(id);
+  const std::vector<LogicalExpert> here = experts_of(plan_, buffer, rank_);
+  const std::vector<LogicalExpert> had = experts_of(plan_, at_start(plan_, id, rank_), rank_);
+  const std::int64_t rows = buffer.shard.matrix_rows;
+  const std::int64_t bytes = rows * now.cols * now.element_bytes();
+  for (std::size_t s = 0; s < here.size() && bytes > 0; ++s) {
+    std::byte* slot = now.at(static_cast<std::int64_t>(s) * rows);
+    const auto at = std::find(had.begin(), had.end(), here[s]);
+    if (at == had.end())
+      reset_.emplace_back(SetBytes{slot, bytes, 0xff});
+    else
+      reset_.emplace_back(CopyBytes{slot, before.at((at - had.begin()) * rows), bytes});
+  }
+}
+
+void Program::reset() {
+  for (const Command& c : reset_) device_.enqueue(c, 0);
 }
 
 std::vector<float> values(const Program& program, BufferId buffer) {

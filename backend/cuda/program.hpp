@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,6 +20,8 @@ class Program {
   // Local ops are lowered, collectives are not yet. Throws Refused: not enough memory, an op that GPUs do not run.
   Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank rank, Device& device);
 
+  // Before every run: puts what the plan updates back to what it was, on stream 0.
+  void reset();
   [[nodiscard]] Rank rank() const { return rank_; }
   [[nodiscard]] Device& device() const { return device_; }
   [[nodiscard]] std::vector<Step>& steps() { return steps_; }  // [op]
@@ -36,6 +39,12 @@ class Program {
  private:
   void allocate();
   void fill(const Inputs& inputs);
+  // What a training step updates.
+  void start(const Inputs& inputs);
+  // What makes the numbers of a weight or cache, on the device: the hash of numbers.hpp. first_row: of a cache.
+  std::vector<Command> numbers_of(const Inputs& inputs, const Buffer& b, const Tensor& t, std::int64_t first_row = 0);
+  // Puts the experts that stay with the rank where they are after a move.
+  void keep(BufferId id, const Tensor& before);
 
   const Plan& plan_;
   Rank rank_;
@@ -46,6 +55,8 @@ class Program {
   std::byte* chunk_ = nullptr;  // of tables
   std::int64_t chunk_left_ = 0;
   std::int64_t extra_ = 0;
+  std::vector<Command> reset_;
+  std::map<BufferId, Tensor> before_;  // what moves, where it comes from
   std::vector<Call> calls_;
   std::vector<Step> steps_;
 };

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "backend/cuda/among_virtual_ranks.hpp"
 #include "backend/cuda/program.hpp"
 #include "backend/host/clock.hpp"
 
@@ -20,8 +21,6 @@ class VirtualRanks {
   std::vector<std::vector<Nanoseconds>> run(double patience);
 
   [[nodiscard]] const Program& program(Rank rank) const { return *programs_[rank.index()]; }
-  // [phase][rank]: the copies and sums of a collective; every rank ends a phase before the next begins.
-  using Phases = std::vector<std::vector<std::vector<Command>>>;
   [[nodiscard]] const std::vector<Phases>& collectives() const { return collectives_; }  // [op]
 
  private:
@@ -31,7 +30,6 @@ class VirtualRanks {
     int begin;
     int end;
   };
-  void lower_collectives();
   void stamped(std::size_t rank, std::size_t op, const std::function<void()>& work);
   void issue(Step& step, double patience);
   void await(double patience, const std::string& op);

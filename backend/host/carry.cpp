@@ -8,31 +8,6 @@
 #include "backend/host/memory.hpp"
 
 namespace moesim::backend {
-namespace {
-
-// Where the plan's experts are when it starts: an op that moves them says so.
-Buffer at_start(const Plan& plan, BufferId id, Rank rank) {
-  Buffer b = plan.buffer(id);
-  for (const Op& op : plan.ops) {
-    const auto* c = std::get_if<Collective>(&op.work);
-    if (c == nullptr || c->kind != Collective::Kind::send_recv || !c->from.valid()) continue;
-    if (std::find(op.writes.begin(), op.writes.end(), id) == op.writes.end()) continue;
-    b.shard.placement = c->from;
-    const auto member = static_cast<int>(membership(plan.groups[c->groups.index()], rank).member);
-    b.rows = {plan.placements[c->from.index()].slots_on(Rank(member)) * b.shard.matrix_rows, {}};
-  }
-  return b;
-}
-
-// The experts of a rank's slots; empty for what is no placed stack.
-std::vector<LogicalExpert> experts_of(const Plan& plan, const Buffer& b, Rank rank) {
-  if (!b.shard.placement.valid()) return {};
-  const ExpertPlacement& p = plan.placements[b.shard.placement.index()];
-  const auto member = membership(plan.groups[b.shard.expert_groups.index()], rank).member;
-  return {p.expert_of_slot.begin() + p.slot_begin[member], p.expert_of_slot.begin() + p.slot_begin[member + 1]};
-}
-
-}  // namespace
 
 void RankMemory::keep(const Plan& plan, const Inputs& inputs, const StepBefore* before) {
   starts_.resize(plan.buffers.size());
@@ -42,22 +17,16 @@ void RankMemory::keep(const Plan& plan, const Inputs& inputs, const StepBefore* 
     if (before != nullptr) carry(plan, b, starts_[id.index()], *before);
     return b;
   };
-  for (const Op& op : plan.ops) {
-    const auto* adam = std::get_if<Elementwise>(&op.work);
-    if (adam == nullptr || adam->fn != Elementwise::Fn::adam) continue;
-    for (std::size_t i = 0; i < op.reads.size() && i + op.reads.size() < op.writes.size(); ++i) {
-      const BufferId weight = op.writes[i];
-      const BufferId state = op.writes[i + op.reads.size()];
-      const Buffer b = begin(weight);
-      begin(state);
-      const Tensor& w = starts_[weight.index()];
-      const Tensor& s = starts_[state.index()];
-      if (before != nullptr) continue;
-      fill(plan, inputs, weight, b, w);
-      if (w.dtype == DType::f32) continue;
-      for (std::int64_t r = 0; r < w.rows; ++r)  // the master weight, in front of the moments
-        to_float(w.at(r), w.dtype, w.cols, reinterpret_cast<float*>(s.at(r)));
-    }
+  for (const auto& [weight, state] : updated(plan)) {
+    const Buffer b = begin(weight);
+    begin(state);
+    const Tensor& w = starts_[weight.index()];
+    const Tensor& s = starts_[state.index()];
+    if (before != nullptr) continue;
+    fill(plan, inputs, weight, b, w);
+    if (w.dtype == DType::f32) continue;
+    for (std::int64_t r = 0; r < w.rows; ++r)  // the master weight, in front of the moments
+      to_float(w.at(r), w.dtype, w.cols, reinterpret_cast<float*>(s.at(r)));
   }
   reset(plan);
 }

@@ -43,7 +43,7 @@ TEST_CASE("a timeline comes back from its file as it was") {
   CHECK(f.method == "by hand");
   CHECK(f.strategy == "paper");
   REQUIRE(f.ops.size() == 8);
-  CHECK(f.ops[2] == TimelineOp{"dispatch", "all_to_all_v", "dispatch", Layer(0)});
+  CHECK(f.ops[2] == TimelineOp{"dispatch", "all_to_all_v", "dispatch", Layer(0), Pass::forward});
   CHECK(f.plan_hash == plan_hash(test::paper_plan()));
 }
 
@@ -75,7 +75,8 @@ TEST_CASE("bad timeline files are refused") {
   };
   refused("{", "[", "is not a timeline");
   refused("timeline_version", "version", "is not a timeline");
-  refused("\"timeline_version\":1", "\"timeline_version\":9", "has timeline format 9, and this program reads 1");
+  refused("\"timeline_version\":2", "\"timeline_version\":9", "has timeline format 9, and this program reads 2");
+  refused("\"pass\":\"forward\"", "\"pass\":\"sideways\"", "pass is 'sideways'");
   refused("measured_composed", "guessed", "kind is 'guessed'");
   refused("\"ranks\":2", "\"ranks\":0", "ranks is 0, outside 1 to");
   refused("\"name\":\"dispatch\",", "", "name is missing");

@@ -68,6 +68,21 @@ TEST_CASE("errors by kind of op: of the sums, and quantiles of the spans") {
   CHECK(c.passed());
 }
 
+TEST_CASE("MoE layers: from when their first op could begin to the end of their last, mean over ranks") {
+  // Layer 0: (90 + 110) / 2 predicted for 100 measured. Layer 1 begins when a rank is there: ranks 0 and 1 take 140 -
+  // 90 and 140 - 110 when predicted, 20 when measured.
+  const Comparison c = compare({timeline("ep", 90, 110, 30)}, {timeline("ep", 100, 100, 20)}, {});
+  CHECK(c.strategies[0].moe_layers == 2);
+  CHECK(c.strategies[0].moe_predicted == us(70));
+  CHECK(c.strategies[0].moe_measured == us(60));
+  CHECK(c.strategies[0].moe_error == doctest::Approx(1.0 / 6));
+  CHECK(c.moe_median == doctest::Approx(0));  // of 0 and 1, the lower
+  CHECK(render(c).find("MoE layers, 2 of them: median error 0.0 %") != std::string::npos);
+  TimelineFile dense = timeline("ep", 90, 110, 30);
+  for (TimelineOp& op : dense.ops) op.category = "dense";
+  CHECK(render(compare({dense}, {dense}, {})).find("MoE") == std::string::npos);
+}
+
 TEST_CASE("waiting for peers is nobody's work") {
   const Comparison c = compare({timeline("ep", 10, 100, 20)}, {timeline("ep", 10, 100, 20, us(50))}, {});
   CHECK(row(c.rows, "all_to_all_v").bias == doctest::Approx(0));

@@ -73,6 +73,8 @@ class CudaDevice final : public Device {
             products_[static_cast<std::size_t>(s)]->enqueue(c);
           else if constexpr (std::is_same_v<C, CopyBytes>)
             check(cudaMemcpyAsync(c.to, c.from, static_cast<std::size_t>(c.bytes), cudaMemcpyDefault, on), "a copy");
+          else if constexpr (std::is_same_v<C, SetBytes>)
+            check(cudaMemsetAsync(c.to, c.value, static_cast<std::size_t>(c.bytes), on), "setting memory");
           else if constexpr (std::is_same_v<C, Exchange>)
             communicators_.enqueue(c, on);
           else

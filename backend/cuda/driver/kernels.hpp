@@ -24,5 +24,14 @@ void launch(const StoreKeys& c, Stream stream);
 void launch(const RotateLatent& c, Stream stream);
 void launch(const Fill& c, Stream stream);
 void launch(const Nothing& c, Stream stream);
+void launch(const NormGradient& c, Stream stream);
+void launch(const ActivationGradientCall& c, Stream stream);
+void launch(const CrossEntropy& c, Stream stream);
+void launch(const GateWeights& c, Stream stream);
+void launch(const GateGradient& c, Stream stream);
+void launch(const CombineGradient& c, Stream stream);
+void launch(const AttendGradient& c, Stream stream);
+void launch(const AdamStep& c, Stream stream);
+void launch(const StartState& c, Stream stream);
 
 }  // namespace moesim::backend::gpu

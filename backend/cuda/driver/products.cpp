@@ -111,7 +111,7 @@ Products::Chosen& Products::chosen(const Product& c) {
   const std::uint32_t x_align = alignment_of(c.x.data, {c.x.cols * x_bytes, c.batch > 1 ? x_part * x_bytes : 0});
   const std::uint32_t y_align = alignment_of(c.y.data, {c.y.cols * y_bytes, c.batch > 1 ? c.n * y_bytes : 0});
   auto& out =
-      chosen_[{c.m, c.n, c.k, c.batch, c.x.cols, w_ld, c.y.cols, c.transposed ? 1 : 0,
+      chosen_[{c.m, c.n, c.k, c.batch, c.x.cols, w_ld, c.y.cols, (c.transposed ? 1 : 0) + (c.x_transposed ? 2 : 0),
                static_cast<std::int64_t>(c.math), static_cast<std::int64_t>(c.x.dtype),
                static_cast<std::int64_t>(c.w.dtype), static_cast<std::int64_t>(c.y.dtype), w_align, x_align, y_align}];
   if (out != nullptr) return *out;
@@ -120,11 +120,16 @@ Products::Chosen& Products::chosen(const Product& c) {
   // Y^T = W^T X^T in column-major order.
   const cublasOperation_t w_op = c.transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
   check(cublasLtMatmulDescSetAttribute(made->product, CUBLASLT_MATMUL_DESC_TRANSA, &w_op, sizeof w_op), "a product");
+  const cublasOperation_t x_op = c.x_transposed ? CUBLAS_OP_T : CUBLAS_OP_N;
+  check(cublasLtMatmulDescSetAttribute(made->product, CUBLASLT_MATMUL_DESC_TRANSB, &x_op, sizeof x_op), "a product");
   if (c.transposed)
     made->w.make(c.w, c.n, c.k, w_ld, c.batch, c.n * w_ld);
   else
     made->w.make(c.w, c.k, c.n, w_ld, c.batch, c.k * w_ld);
-  made->x.make(c.x, c.m, c.k, c.x.cols, c.batch, x_part);
+  if (c.x_transposed)
+    made->x.make(c.x, c.k, c.m, c.x.cols, 1, 0);
+  else
+    made->x.make(c.x, c.m, c.k, c.x.cols, c.batch, x_part);
   made->y.make(c.y, c.m, c.n, c.y.cols, c.batch, c.n);
 
   cublasLtMatmulPreference_t preference = nullptr;
@@ -155,9 +160,9 @@ void Products::enqueue(const Product& c) {
   if (c.m == 0 || c.n == 0) return;
   Chosen& how = chosen(c);
   const float one = 1;
-  const float zero = 0;
+  const float beta = c.adds ? 1 : 0;
   check(cublasLtMatmul(static_cast<cublasLtHandle_t>(lt_), how.product, &one, c.w.data, how.w.handle, c.x.data,
-                       how.x.handle, &zero, c.y.data, how.y.handle, c.y.data, how.y.handle, &how.algorithm, workspace_,
+                       how.x.handle, &beta, c.y.data, how.y.handle, c.y.data, how.y.handle, &how.algorithm, workspace_,
                        workspace_bytes, stream_),
         "a product");
 }
@@ -187,14 +192,21 @@ void Products::enqueue(const GroupedProduct& c) {
          std::vector<int>(count, k),
          std::vector<int>(count, 1),
          std::vector<int>(count, CUBLAS_OP_N),
+         std::vector<int>(count, CUBLAS_OP_T),
          std::vector<float>(count, 1.0F),
          std::vector<float>(count, 0.0F)};
   }
-  static_assert(CUBLAS_OP_N == 0);
+  static_assert(sizeof(cublasOperation_t) == sizeof(int));
   const auto* plain = reinterpret_cast<const cublasOperation_t*>(g.plain.data());
+  const auto* turned = reinterpret_cast<const cublasOperation_t*>(g.turned.data());
   const auto* addresses = reinterpret_cast<const void* const*>(c.addresses);
-  check(cublasGemmGroupedBatchedEx(static_cast<cublasHandle_t>(blas_), plain, plain, g.all_n.data(), g.m.data(),
-                                   g.all_k.data(), g.alpha.data(), addresses, type_of(c.w), g.all_n.data(),
+  // Y^T = W^T X^T in column-major order; with x_transposed X^T is [k, m], whose product with W has k columns and sums m
+  // terms.
+  const int* columns = c.x_transposed ? g.all_k.data() : g.m.data();
+  const int* terms = c.x_transposed ? g.m.data() : g.all_k.data();
+  check(cublasGemmGroupedBatchedEx(static_cast<cublasHandle_t>(blas_), c.transposed ? turned : plain,
+                                   c.x_transposed ? turned : plain, g.all_n.data(), columns, terms, g.alpha.data(),
+                                   addresses, type_of(c.w), c.transposed ? g.all_k.data() : g.all_n.data(),
                                    addresses + count, type_of(c.x), g.all_k.data(), g.beta.data(),
                                    const_cast<void* const*>(addresses + 2 * count), type_of(c.y), g.all_n.data(),
                                    static_cast<int>(count), g.ones.data(), compute_of(c.math)),

@@ -28,7 +28,7 @@ class Products {
   // Host arrays of a grouped product. A captured graph may refer to them, so they stay.
   struct Groups {
     std::int64_t n = 0, k = 0;
-    std::vector<int> m, all_n, all_k, ones, plain;
+    std::vector<int> m, all_n, all_k, ones, plain, turned;
     std::vector<float> alpha, beta;
   };
 

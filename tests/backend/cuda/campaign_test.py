@@ -14,8 +14,8 @@ CAMPAIGN = SOURCE / "backend/cuda/campaign.sh"
 SCENARIOS = sorted(p.stem for p in (SOURCE / "scenarios").glob("cuda_*.toml"))
 
 
-def campaign(build, out, **env):
-    return subprocess.run([CAMPAIGN, "--build", build, out], capture_output=True, text=True, timeout=120,
+def campaign(build, out, *options, **env):
+    return subprocess.run([CAMPAIGN, "--build", build, *options, out], capture_output=True, text=True, timeout=120,
                           env={**os.environ, **env})
 
 
@@ -79,6 +79,21 @@ class Campaign(unittest.TestCase):
         self.assertEqual(r.returncode, 1)
         self.assertIn("the GPU's results are wrong", r.stderr)
         self.assertEqual([s for s, _ in self.summary()], ["gpu_tests"])
+
+    def test_only_the_steps_that_are_asked_for(self):
+        build = self.stand_in("echo fine", 'echo "$@"')
+        r = campaign(build, self.out, "--only", "tests,kernels")
+        self.assertEqual(r.returncode, 0, r.stdout + r.stderr)
+        self.assertEqual([s for s, _ in self.summary()], ["gpu_tests", "kernels"])
+        r = campaign(build, self.out, "--only", "matrix")
+        steps = dict(self.summary())
+        self.assertEqual(len(steps), 3 * len(SCENARIOS))
+        # No GPU is listed here: ranks would share one.
+        said = (self.out / f"{SCENARIOS[0]}.predict.txt").read_text()
+        self.assertIn("--virtual-ranks", said)
+        r = campaign(build, self.out, "--only", "tests,kernel")
+        self.assertEqual(r.returncode, 2)
+        self.assertIn("there is no step 'kernel'", r.stderr)
 
     def test_it_ends_in_its_time(self):
         build = self.stand_in("echo fine", "sleep 30")

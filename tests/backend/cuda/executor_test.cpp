@@ -92,10 +92,10 @@ TEST_CASE("ranks on GPUs: every strategy gives what the host gives, whatever the
           const auto devices = open_all(machine, ranks);
           std::vector<std::unique_ptr<gpu::GpuRank>> programs(devices.size());
           std::mutex mutex;
-          std::map<std::pair<int, int>, gpu::MeetingId> ids;
-          const auto meet = [&](GroupsId groups, const std::vector<Rank>& group) {
+          std::map<std::pair<gpu::GpuRank::Meeting, Rank>, gpu::MeetingId> ids;
+          const auto meet = [&](const gpu::GpuRank::Meeting& at, const std::vector<Rank>& group) {
             const std::scoped_lock lock(mutex);
-            auto& id = ids[{groups.value(), group.front().value()}];
+            auto& id = ids[{at, group.front()}];
             if (id.empty()) id = machine.meeting_id();
             return id;
           };

@@ -2,6 +2,8 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "backend/cuda/arena.hpp"
 #include "backend/cuda/collective.hpp"
 #include "backend/cuda/lower.hpp"
@@ -169,6 +171,55 @@ TEST_CASE("sparse collectives: chunks from the first holder; partial chunks are 
   CHECK(calls(plan, reduce, 0) ==
         List{"{receive 1 ->room+0 x2, send 2 in+16>- x2}", "sum in+0 room+0>out+0 x2", "sum in+8>out+8 x2"});
   CHECK(calls(plan, reduce, 2) == List{"{receive 0 ->room+0 x2}", "sum room+0 in+0>out+0 x2"});
+}
+
+TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the first holder and come back") {
+  Plan plan = three({{4}, {4}, {4}});
+  const auto experts = [](std::vector<int> ids) {
+    std::vector<LogicalExpert> out;
+    for (const int i : ids) out.emplace_back(i);
+    return out;
+  };
+  plan.placements = {{experts({0, 1, 2, 0, 0}), {0, 2, 4, 5}},  // 0: 0 1 | 1: 2 0 | 2: 0
+                     {experts({2, 1, 0, 1}), {0, 1, 3, 4}}};    // 0: 2 | 1: 1 0 | 2: 1
+  Op op;
+  op.name = "x";
+  const auto sum = [&](Collective work, std::vector<Tensor> buffers, std::size_t member) {
+    work.groups = GroupsId(0);
+    work.cols = 2;
+    work.dtype = DType::f32;
+    std::int64_t used = 0;
+    std::vector<gpu::Command> out;
+    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), 0,
+                        [&](std::int64_t bytes) { return staged + std::exchange(used, used + bytes); }},
+                       SumCall{work, std::move(buffers)}, out);
+    return texts(out);
+  };
+  Collective all = of(Kind::all_reduce);
+  all.counts = TableId(0);
+  CHECK(sum(all, {{input, DType::f32, 3, 2}, {output, DType::f32, 1, 2}}, 1) ==
+        List{"{all_reduce -1 in+0>in+0 x6, all_reduce -1 out+0>out+0 x2}"});
+  Collective equal = of(Kind::sparse_reduce_scatter);
+  equal.from = equal.to = PlacementId(0);
+  const std::vector<Tensor> slots{{input, DType::f32, 2, 2}};
+  CHECK(sum(equal, slots, 0) == List{"{receive 1 ->room+0 x2, receive 2 ->room+8 x2}", "sum in+0 room+0 room+8>in+0 x2",
+                                     "{send 1 in+0>- x2, send 2 in+0>- x2}"});
+  CHECK(sum(equal, slots, 1) == List{"{send 0 in+8>- x2}", "{receive 0 ->in+8 x2}"});
+
+  // Expert 2 goes from 1 to 0, expert 1 from 0 to 1 and 2; expert 0 stays with 1. A matrix is two rows of one column.
+  const auto move = [&](std::size_t member) {
+    Collective work = of(Kind::send_recv);
+    work.groups = GroupsId(0);
+    work.from = PlacementId(0);
+    work.to = PlacementId(1);
+    std::vector<gpu::Command> out;
+    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), 0, {}},
+                       MoveCall{work, {{{input, DType::f32, 4, 1}, {output, DType::f32, 4, 1}, 2}}}, out);
+    return texts(out);
+  };
+  CHECK(move(0) == List{"{receive 1 ->out+0 x2, send 1 in+8>- x2, send 2 in+8>- x2}"});
+  CHECK(move(1) == List{"{send 0 in+0>- x2, receive 0 ->out+0 x2}"});
+  CHECK(move(2) == List{"{receive 0 ->out+0 x2}"});
 }
 
 TEST_CASE("a group of one copies") {

@@ -5,8 +5,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "backend/cuda/attention_bodies.hpp"
-#include "backend/cuda/bodies.hpp"
+#include "backend/cuda/gradient_bodies.hpp"
 
 namespace moesim::test {
 
@@ -37,9 +36,9 @@ struct CarryOut {
     for (std::int64_t b = 0; b < c.batch; ++b)
       for (std::int64_t i = 0; i < c.m; ++i)
         for (std::int64_t j = 0; j < c.n; ++j) {
-          float sum = 0;
+          float sum = c.adds ? load(c.y.at(i, b * c.n), c.y.dtype, j) : 0;
           for (std::int64_t k = 0; k < c.k; ++k)
-            sum += load(c.x.at(i, b * part), c.x.dtype, k) *
+            sum += (c.x_transposed ? load(c.x.at(k), c.x.dtype, i) : load(c.x.at(i, b * part), c.x.dtype, k)) *
                    (c.transposed ? load(c.w.at(j), c.w.dtype, k) : load(c.w.at(b * c.k + k), c.w.dtype, j));
           store(c.y.at(i, b * c.n), c.y.dtype, j, sum);
         }
@@ -51,8 +50,12 @@ struct CarryOut {
         return Tensor{const_cast<std::byte*>(p), t, r, cols};
       };
       if (g.m == 0) throw std::logic_error("an empty group");
-      (*this)(Product{g.m, c.n, c.k, 1, c.math, false, at(g.x, c.x, g.m, c.k), at(g.w, c.w, c.k, c.n),
-                      at(g.y, c.y, g.m, c.n)});
+      if (c.x_transposed)
+        (*this)(Product{c.k, c.n, g.m, 1, c.math, false, at(g.x, c.x, g.m, c.k), at(g.w, c.w, g.m, c.n),
+                        at(g.y, c.y, c.k, c.n), true});
+      else
+        (*this)(Product{g.m, c.n, c.k, 1, c.math, c.transposed, at(g.x, c.x, g.m, c.k),
+                        c.transposed ? at(g.w, c.w, c.n, c.k) : at(g.w, c.w, c.k, c.n), at(g.y, c.y, g.m, c.n)});
     }
   }
   void operator()(const MoveRows& c) const {
@@ -104,7 +107,40 @@ struct CarryOut {
     rows(c.y.rows, [&](std::int64_t i) { fill_row(lane, c, i); });
   }
   void operator()(const Nothing&) const {}
+  void operator()(const NormGradient& c) const {
+    rows(c.parts.rows, [&](std::int64_t i) { norm_gradient_part(lane, c, i); });
+  }
+  void operator()(const ActivationGradientCall& c) const {
+    rows(c.dy.rows, [&](std::int64_t i) { activation_gradient_row(lane, c, i); });
+  }
+  void operator()(const CrossEntropy& c) const {
+    rows(c.logits.rows, [&](std::int64_t i) { cross_entropy_row(lane, c, i); });
+  }
+  void operator()(const GateWeights& c) const {
+    rows(c.y.rows, [&](std::int64_t i) { gate_weights_row(lane, c, i); });
+  }
+  void operator()(const GateGradient& c) const {
+    rows(c.dscores.rows, [&](std::int64_t i) { gate_gradient_row(lane, c, i); });
+  }
+  void operator()(const CombineGradient& c) const {
+    rows(c.dcopies.rows, [&](std::int64_t i) { combine_gradient_row(lane, c, i); });
+  }
+  void operator()(const AttendGradient& c) const {
+    std::vector<float> room(static_cast<std::size_t>(std::max(query_room(c.shape), key_room(c.shape))));
+    rows(c.x.rows * c.shape.heads,
+         [&](std::int64_t i) { attend_gradient_query(lane, c, i / c.shape.heads, i % c.shape.heads, room.data()); });
+    rows(c.x.rows * c.shape.kv_heads, [&](std::int64_t i) {
+      attend_gradient_key(lane, c, i / c.shape.kv_heads, i % c.shape.kv_heads, room.data());
+    });
+  }
+  void operator()(const AdamStep& c) const {
+    rows(c.weight.rows, [&](std::int64_t i) { adam_row(lane, c, i); });
+  }
+  void operator()(const StartState& c) const {
+    rows(c.weight.rows, [&](std::int64_t i) { start_state_row(lane, c, i); });
+  }
   void operator()(const CopyBytes& c) const { std::copy_n(c.from, c.bytes, c.to); }
+  void operator()(const SetBytes& c) const { std::fill_n(c.to, c.bytes, static_cast<std::byte>(c.value)); }
   void operator()(const Exchange&) const { throw std::logic_error("an exchange is not one device's"); }
 };
 
@@ -225,19 +261,24 @@ bool Machine::exchange(Processor& from, int stream) {
       if (message.kind == Message::Kind::send) sent[{m, static_cast<std::size_t>(message.peer)}].push_back(&message);
       if (collective(message.kind)) collectives[m].push_back(&message);
     }
+  // A member that is still at an earlier call of the communicator, with others, is waited for.
+  std::vector<std::pair<const Message*, const Message*>> met;
   for (const auto& [m, call] : calls)
     for (const Message& message : call.first->messages) {
       if (message.kind != Message::Kind::receive) continue;
       auto& queue = sent[{static_cast<std::size_t>(message.peer), m}];
-      require(!queue.empty(), "a receive without a send");
-      const Message& other = *queue.front();
+      if (queue.empty()) return false;
+      met.emplace_back(queue.front(), &message);
       queue.pop_front();
-      require(other.elements == message.elements && other.dtype == message.dtype, "a message of another size");
-      std::copy_n(other.from, other.elements * bytes_of(other.dtype), message.to);
     }
-  for (const auto& [pair, queue] : sent) require(queue.empty(), "a send without a receive");
+  for (const auto& [pair, queue] : sent)
+    if (!queue.empty()) return false;
+  if (!collectives.empty() && collectives.size() < c->members.size()) return false;
+  for (const auto& [send, receive] : met) {
+    require(send->elements == receive->elements && send->dtype == receive->dtype, "a message of another size");
+    std::copy_n(send->from, send->elements * bytes_of(send->dtype), receive->to);
+  }
   if (!collectives.empty()) {
-    require(collectives.size() == c->members.size(), "a member calls no collective");
     for (const auto& [m, list] : collectives) require(list.size() == collectives[0].size(), "other numbers of calls");
     for (std::size_t i = 0; i < collectives[0].size(); ++i) {
       std::vector<const Message*> each;

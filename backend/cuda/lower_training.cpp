@@ -1,0 +1,171 @@
+// The ops that only a training step has, as commands.
+#include <algorithm>
+#include <cmath>
+
+#include "backend/cuda/op_lowering.hpp"
+
+namespace moesim::backend::gpu {
+namespace {
+
+class Lowering : public OpLowering {
+ public:
+  using OpLowering::OpLowering;
+
+  void operator()(const SumCall&) {}
+  void operator()(const MoveCall&) {}
+
+  // dX[m, k] = dY[m, n] W^T: a product of k columns that sums over n.
+  void operator()(const InputGradientCall& c) {
+    one_format(c.dy, c.w);
+    add(c.dx, Product{c.dy.rows, c.work.k, c.work.n, 1, c.work.math, !c.transposed, c.dy, c.w, c.dx});
+  }
+  // dW[k, n] = X^T dY sums over the rows; of a table dW[n, k] = dY^T X.
+  void operator()(const WeightGradientCall& c) {
+    one_format(c.x, c.dy);
+    if (c.x.rows == 0) return zero(c.dw);
+    const Tensor& x = c.transposed ? c.dy : c.x;
+    const Tensor& w = c.transposed ? c.x : c.dy;
+    add(c.dw, Product{x.cols, w.cols, x.rows, 1, c.work.math, false, x, w, c.dw, true});
+  }
+
+  void operator()(const GroupedInputGradientCall& c) {
+    one_format(c.dy, c.w);
+    const GroupedGemm& work = c.work;
+    const bool each = work.launch.per_group || c.dy.dtype != c.dx.dtype;
+    GroupedProduct all{work.k, work.n, work.math, c.dy.dtype, c.w.dtype, c.dx.dtype, {}, nullptr, true};
+    std::int64_t row = 0;
+    for (std::size_t g = 0; g < c.rows.size(); ++g) {
+      const std::int64_t m = c.rows[g];
+      if (m == 0) continue;
+      const std::int64_t matrix = static_cast<std::int64_t>(g) % work.matrices;
+      const Tensor dy{c.dy.at(row), c.dy.dtype, m, work.n};
+      const Tensor w{c.w.at(matrix * work.k), c.w.dtype, work.k, work.n};
+      const Tensor dx{c.dx.at(row), c.dx.dtype, m, work.k};
+      row += m;
+      if (!each) {
+        all.groups.push_back({m, dy.data, w.data, dx.data});
+        continue;
+      }
+      out_.commands.emplace_back(Product{m, work.k, work.n, 1, work.math, true, dy, w, dx});
+      end_set(work.launch, 1);
+    }
+    grouped(std::move(all), work.launch);
+  }
+
+  // Groups that share a matrix add up in float and are rounded once.
+  void operator()(const GroupedWeightGradientCall& c) {
+    one_format(c.x, c.dy);
+    const GroupedGemm& work = c.work;
+    const auto matrices = static_cast<std::size_t>(c.dw.rows / work.k);
+    std::vector<std::vector<std::size_t>> of_matrix(matrices);  // its groups that have rows
+    std::vector<std::int64_t> first(c.rows.size());
+    bool shared = false;
+    std::int64_t row = 0;
+    for (std::size_t g = 0; g < c.rows.size(); ++g) {
+      first[g] = row;
+      row += c.rows[g];
+      if (c.rows[g] == 0) continue;
+      auto& groups = of_matrix[g % static_cast<std::size_t>(work.matrices)];
+      groups.push_back(g);
+      shared = shared || groups.size() > 1;
+    }
+    const bool each = work.launch.per_group || shared || c.x.dtype != c.dw.dtype;
+    GroupedProduct all{work.n, work.k, work.math, c.x.dtype, c.dy.dtype, c.dw.dtype, {}, nullptr, false, true};
+    Tensor room{nullptr, DType::f32, work.k, work.n};
+    for (std::size_t i = 0; i < matrices; ++i) {
+      const Tensor dw{c.dw.at(static_cast<std::int64_t>(i) * work.k), c.dw.dtype, work.k, work.n};
+      if (of_matrix[i].empty()) zero(dw);
+      const bool rounds = of_matrix[i].size() > 1 && dw.dtype != DType::f32;
+      if (rounds && room.data == nullptr) room.data = at_.staging(room.bytes());
+      const Tensor& sum = rounds ? room : dw;
+      bool adds = false;
+      for (const std::size_t g : of_matrix[i]) {
+        const Tensor x{c.x.at(first[g]), c.x.dtype, c.rows[g], work.k};
+        const Tensor dy{c.dy.at(first[g]), c.dy.dtype, c.rows[g], work.n};
+        if (!each) {
+          all.groups.push_back({c.rows[g], x.data, dy.data, dw.data});
+          continue;
+        }
+        out_.commands.emplace_back(Product{work.k, work.n, x.rows, 1, work.math, false, x, dy, sum, true, adds});
+        adds = true;
+        end_set(work.launch, 1);
+      }
+      if (rounds) out_.commands.emplace_back(CastCall{sum, dw});
+    }
+    grouped(std::move(all), work.launch);
+  }
+
+  void operator()(const AttentionGradientCall& c) {
+    const std::int64_t results = c.x.rows * c.form.heads * 3;
+    add(c.x, AttendGradient{c.form, c.d_o, c.x, c.dx,
+                            reinterpret_cast<float*>(at_.staging(results * std::int64_t{sizeof(float)}))});
+  }
+
+  void operator()(const NormGradientCall& c) {
+    if (c.x.rows == 0) return zero(c.dw);
+    Tensor parts{nullptr, DType::f32, std::min<std::int64_t>(c.x.rows, Sum::most), c.x.cols};
+    parts.data = at_.staging(parts.bytes());
+    add(c.dx, NormGradient{c.dy, c.x, c.w, c.dr.value_or(Tensor{}), c.dx, parts});
+    Sum sum{{}, c.x.cols, c.dw.dtype, c.dw.data};
+    for (std::int64_t p = 0; p < parts.rows; ++p) sum.terms.push_back({parts.at(p), DType::f32});
+    add(c.dw, std::move(sum));
+  }
+  void operator()(const ActivationGradientCall& c) { add(c.dx, c); }
+
+  // A row of the table's gradient is the sum over the tokens that it was looked up for.
+  void operator()(const EmbeddingGradientCall& c) {
+    std::vector<std::int64_t> begin(static_cast<std::size_t>(c.dtable.rows) + 1, 0);
+    for (const std::int64_t id : c.ids)
+      if (id >= 0) ++begin[static_cast<std::size_t>(id) + 1];
+    for (std::size_t i = 1; i < begin.size(); ++i) begin[i] += begin[i - 1];
+    std::vector<std::int64_t> next = begin;
+    std::vector<std::int32_t> from(static_cast<std::size_t>(begin.back()));
+    for (std::size_t i = 0; i < c.ids.size(); ++i)
+      if (c.ids[i] >= 0)
+        from[static_cast<std::size_t>(next[static_cast<std::size_t>(c.ids[i])]++)] = static_cast<std::int32_t>(i);
+    add(c.dtable, MoveRows{numbers(begin), numbers(from), nullptr, 0, c.dtable.rows, c.dy, c.dtable});
+  }
+
+  void operator()(const LossCall& c) { add(c.loss, CrossEntropy{numbers(c.targets), 0, c.logits, c.loss}); }
+  void operator()(const LossGradientCall& c) {
+    add(c.dlogits, CrossEntropy{numbers(c.targets), c.tokens, c.logits, c.dlogits});
+  }
+
+  void operator()(const GateCall& c) {
+    add(c.choice, GateWeights{static_cast<int>(c.choice.cols / 2), ids(c.experts), c.scores, c.choice});
+  }
+  void operator()(const GateGradientCall& c) {
+    add(c.dscores, GateGradient{static_cast<int>(c.dchoice.cols / 2), ids(c.experts), c.dchoice, c.scores, c.dscores});
+  }
+  void operator()(const CombineCall& c) {
+    move_rows(c.work, {numbers(c.map.begin), numbers(c.map.from), reinterpret_cast<const float*>(c.choice.data), 0,
+                       c.y.rows, c.x, c.y, numbers(c.map.gate)});
+  }
+  void operator()(const CombineGradientCall& c) {
+    zero(c.dchoice);  // dropped copies, ids
+    if (c.dcopies.rows == 0) return;
+    add(c.dcopies, CombineGradient{numbers(c.map.begin), numbers(c.map.from), numbers(c.map.gate), c.dy, c.choice,
+                                   c.copies, c.dcopies, c.dchoice});
+    end_set(c.work.launch, 1);
+  }
+
+  void operator()(const AdamCall& c) {
+    const auto unbias = [&](float beta) { return 1.0F / (1.0F - std::pow(beta, static_cast<float>(c.step))); };
+    for (const AdamCall::Parameter& p : c.parameters)
+      add(p.weight, AdamStep{unbias(AdamRule::beta1), unbias(AdamRule::beta2), p.gradient, p.weight, p.state});
+  }
+
+ private:
+  void zero(const Tensor& t) { add(t, SetBytes{t.data, t.bytes(), 0}); }
+  [[nodiscard]] const std::int32_t* ids(const std::vector<ExpertIndex>& experts) const {
+    return numbers(std::vector<std::int32_t>(experts.begin(), experts.end()));
+  }
+};
+
+}  // namespace
+
+void lower_training(const LowerContext& at, const Op& op, const TrainingCall& call, Step& out) {
+  std::visit(Lowering(at, op, out), call);
+}
+
+}  // namespace moesim::backend::gpu
