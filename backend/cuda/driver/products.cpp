@@ -169,9 +169,7 @@ void Products::enqueue(const Product& c) {
 
 void Products::enqueue(const GroupedProduct& c) {
   if (!takes(c)) {
-    for (const GroupedProduct::Group& g : c.groups)
-      enqueue(Product{g.m, c.n, c.k, 1, c.math, false, Tensor{const_cast<std::byte*>(g.x), c.x, g.m, c.k},
-                      Tensor{const_cast<std::byte*>(g.w), c.w, c.k, c.n}, Tensor{g.y, c.y, g.m, c.n}});
+    for (const GroupedProduct::Group& g : c.groups) enqueue(product_of(c, g));
     return;
   }
   const auto count = c.groups.size();
