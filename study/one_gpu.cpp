@@ -38,8 +38,7 @@ Timeline predict_on_one_gpu(const Plan& plan, const Setup& setup, const cost::Ke
   const sim::OpCosts costs(plan, setup.cluster, kernels);
   const auto collectives = backend::collectives_on_one_gpu(plan, {*setup.routing});
   const auto ranks = static_cast<std::size_t>(plan.ranks);
-  std::vector<std::vector<Picoseconds>> durations(ranks,
-                                                  std::vector<Picoseconds>(plan.ops.size(), Picoseconds(-1)));
+  std::vector<std::vector<Picoseconds>> durations(ranks, std::vector<Picoseconds>(plan.ops.size(), Picoseconds(-1)));
   OneGpu gpu(setup.cluster.gpu);
   for (std::size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];

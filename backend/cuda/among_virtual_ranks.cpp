@@ -93,8 +93,8 @@ std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inpu
       const Buffer b = at_start(plan, id, Rank(r));
       return room(b.dtype, plan.rows(b.rows, Rank(r)), b.cols);
     };
-    calls.push_back(bind(plan, inputs, maps, Rank(r),
-                         {"on a GPU", [&](BufferId id) { return buffers[id.index()]; }, before}));
+    calls.push_back(
+        bind(plan, inputs, maps, Rank(r), {"on a GPU", [&](BufferId id) { return buffers[id.index()]; }, before}));
     for (Call& call : calls.back())
       if (auto* c = std::get_if<CollectiveCall>(&call); c != nullptr && !c->counts.empty())
         c->in = room(c->in.dtype, c->in.rows, c->in.cols);
@@ -109,9 +109,9 @@ std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inpu
       for (std::size_t r = 0; r < phase.size(); ++r)
         for (const gpu::Command& c : phase[r]) {
           const auto* sum = std::get_if<gpu::Sum>(&c);
-          bytes[r].push_back(sum != nullptr ? storage(sum->elements, sum->dtype) *
-                                                  static_cast<std::int64_t>(sum->terms.size() + 1)
-                                            : Bytes(2 * std::get<gpu::CopyBytes>(c).bytes));
+          bytes[r].push_back(sum != nullptr
+                                 ? storage(sum->elements, sum->dtype) * static_cast<std::int64_t>(sum->terms.size() + 1)
+                                 : Bytes(2 * std::get<gpu::CopyBytes>(c).bytes));
         }
     }
   return out;
@@ -120,8 +120,7 @@ std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inpu
 Timeline compose(const Plan& plan, const std::vector<std::vector<Picoseconds>>& durations) {
   std::vector<std::vector<Nanoseconds>> rounded(durations.size());
   for (std::size_t r = 0; r < durations.size(); ++r)
-    for (const Picoseconds d : durations[r])
-      rounded[r].push_back(d.value() < 0 ? -1 : (d.value() + 500) / 1000);
+    for (const Picoseconds d : durations[r]) rounded[r].push_back(d.value() < 0 ? -1 : (d.value() + 500) / 1000);
   return composed_timeline(plan, rounded);
 }
 

@@ -8,7 +8,8 @@
 
 namespace moesim::test {
 
-inline Model tiny(DType dtype, int layers, std::int64_t experts, std::int64_t top_k, bool gated, bool tied) {
+inline Model tiny(DType dtype, int layers, std::int64_t experts, std::int64_t top_k, bool gated, bool tied,
+                  std::int64_t intermediate = 12) {
   Model m;
   m.name = "tiny";
   m.hidden = 8;
@@ -24,7 +25,7 @@ inline Model tiny(DType dtype, int layers, std::int64_t experts, std::int64_t to
     MoeBlock moe;
     moe.experts = experts;
     moe.top_k = top_k;
-    moe.expert = {12, gated, false, gated ? Activation::silu : Activation::gelu};
+    moe.expert = {intermediate, gated, false, gated ? Activation::silu : Activation::gelu};
     layer.moe = moe;
     m.layers.push_back(layer);
   }

@@ -54,19 +54,17 @@ struct Begin {
   }
 };
 
-extern __shared__ float gradient_room[];
-
 // A block per query and head.
 __global__ void attend_gradient_queries(const AttendGradient c, std::int64_t queries) {
   for (std::int64_t i = blockIdx.x; i < queries; i += gridDim.x) {
-    attend_gradient_query(BlockTeam{}, c, i / c.shape.heads, i % c.shape.heads, gradient_room);
+    attend_gradient_query(BlockTeam{}, c, i / c.shape.heads, i % c.shape.heads, shared_room());
     __syncthreads();  // before the next query overwrites the room
   }
 }
 // A block per key and its head.
 __global__ void attend_gradient_keys(const AttendGradient c, std::int64_t keys) {
   for (std::int64_t i = blockIdx.x; i < keys; i += gridDim.x) {
-    attend_gradient_key(BlockTeam{}, c, i / c.shape.kv_heads, i % c.shape.kv_heads, gradient_room);
+    attend_gradient_key(BlockTeam{}, c, i / c.shape.kv_heads, i % c.shape.kv_heads, shared_room());
     __syncthreads();
   }
 }
@@ -91,14 +89,11 @@ void launch(const StartState& c, Stream stream) {
 }
 
 void launch(const AttendGradient& c, Stream stream) {
+  const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * sizeof(float); };
   const std::int64_t queries = c.x.rows * c.shape.heads;
-  attend_gradient_queries<<<grid(queries), gradient_tile, static_cast<std::size_t>(query_room(c.shape)) * sizeof(float),
-                            stream>>>(c, queries);
-  check(cudaGetLastError(), "a kernel launch");
+  start(attend_gradient_queries, grid(queries), gradient_tile, bytes(query_room(c.shape)), stream, c, queries);
   const std::int64_t keys = c.x.rows * c.shape.kv_heads;
-  attend_gradient_keys<<<grid(keys), gradient_tile, static_cast<std::size_t>(key_room(c.shape)) * sizeof(float),
-                         stream>>>(c, keys);
-  check(cudaGetLastError(), "a kernel launch");
+  start(attend_gradient_keys, grid(keys), gradient_tile, bytes(key_room(c.shape)), stream, c, keys);
 }
 
 }  // namespace moesim::backend::gpu
