@@ -47,6 +47,17 @@ struct GroupedProduct {
   bool x_transposed = false;
 };
 
+// One of its groups.
+inline Product product_of(const GroupedProduct& c, const GroupedProduct::Group& g) {
+  const auto at = [](const std::byte* p, DType t, std::int64_t rows, std::int64_t cols) {
+    return Tensor{const_cast<std::byte*>(p), t, rows, cols};
+  };
+  const Tensor x = at(g.x, c.x, g.m, c.k);
+  if (c.x_transposed) return {c.k, c.n, g.m, 1, c.math, false, x, at(g.w, c.w, g.m, c.n), at(g.y, c.y, c.k, c.n), true};
+  const Tensor w = c.transposed ? at(g.w, c.w, c.n, c.k) : at(g.w, c.w, c.k, c.n);
+  return {g.m, c.n, c.k, 1, c.math, c.transposed, x, w, at(g.y, c.y, g.m, c.n)};
+}
+
 // ---- kernels of our own (bodies.hpp) ----
 
 // Row i of y, first <= i < first + rows: the sum of weight[t] * row from[t] of x over begin[i] <= t < begin[i + 1];

@@ -36,8 +36,7 @@ class OutOfMemory : public std::runtime_error {
 using MeetingId = std::vector<char>;
 
 // All calls throw std::runtime_error with the library's own message when they fail; then the device is lost. Streams,
-// events and stamps are numbers from 0, made at first use. Not thread-safe: one host thread per device, but for
-// abort().
+// events and stamps are numbers from 0, made at first use. Not thread-safe: one host thread per device.
 class Device {
  public:
   enum class Memory : std::uint8_t { device, host };
@@ -75,7 +74,7 @@ class Device {
 
   // Blocks until all members have come; they call it in the same order. Returns the communicator's number.
   virtual int join(const MeetingId& id, int members, int position) = 0;
-  // Ends communicators without waiting for anybody: after it the device only serves to be destroyed. Any thread.
+  // Ends communicators without waiting for anybody: after it the device only serves to be destroyed.
   virtual void abort() noexcept = 0;
 };
 

@@ -79,6 +79,8 @@ GpuReport run_process(const Plan& plan, const Inputs& inputs, Device& device, Tr
       at += used;
     }
   }
+  // Who leaves takes memory and threads of NCCL along that another's last calls may still need.
+  agree(transport, how.patience, [] {});
   const double with = static_cast<double>(most[0]);
   const double without = static_cast<double>(most[1]);
   return {without > 0 ? (with - without) / without : 0, most[2], most[3]};

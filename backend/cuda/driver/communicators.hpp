@@ -4,7 +4,6 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,7 +26,6 @@ class Communicators {
 
  private:
   void settle(ncclComm_t communicator, const char* what);
-  std::mutex mutex_;  // abort may come from another thread
   std::vector<ncclComm_t> all_;
   bool aborted_ = false;
 };

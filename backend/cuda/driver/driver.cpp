@@ -1,8 +1,8 @@
 // The module's devices: CUDA behind backend/cuda/device.hpp.
 #include <chrono>
 #include <cstdlib>
-#include <mutex>
 #include <thread>
+#include <utility>
 
 #include "backend/cuda/driver/check.hpp"
 #include "backend/cuda/driver/communicators.hpp"
@@ -24,10 +24,8 @@ class CudaDevice final : public Device {
                     p.l2CacheSize};
   }
   ~CudaDevice() override {
-    cudaSetDevice(number_);
-    communicators_.abort();
+    CudaDevice::abort();
     cudaDeviceSynchronize();
-    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
     products_.clear();
     for (const std::vector<cudaEvent_t>* events : {&events_, &stamps_})
       for (cudaEvent_t e : *events)
@@ -165,7 +163,16 @@ class CudaDevice final : public Device {
     here();
     return communicators_.join(id, members, position);
   }
-  void abort() noexcept override { communicators_.abort(); }
+  // NCCL's abort waits until no graph holds its calls any more (commDestroySync, NCCL 2.26).
+  void abort() noexcept override {
+    cudaSetDevice(number_);
+    if (std::exchange(capturing_, false)) {
+      cudaGraph_t begun = nullptr;
+      if (cudaStreamEndCapture(streams_.front(), &begun) == cudaSuccess) cudaGraphDestroy(begun);
+    }
+    if (graph_ != nullptr) cudaGraphExecDestroy(std::exchange(graph_, nullptr));
+    communicators_.abort();
+  }
 
  private:
   void here() { check(cudaSetDevice(number_), "the device"); }

@@ -3,6 +3,7 @@
 #include <cublasLt.h>
 #include <cublas_v2.h>
 
+#include <algorithm>
 #include <climits>
 
 #include "backend/cuda/driver/check.hpp"
@@ -42,6 +43,15 @@ std::uint32_t alignment_of(const void* p, std::initializer_list<std::int64_t> st
   auto all = reinterpret_cast<std::uintptr_t>(p) | 256U;
   for (const std::int64_t s : strides) all |= static_cast<std::uintptr_t>(s);
   return static_cast<std::uint32_t>(all & (~all + 1));
+}
+
+// cublasGemmGroupedBatchedEx reads 16 bytes at once from operands of two bytes, and for TF32, and faults on an address
+// that is no multiple of them (less strict where rows are not such multiples either).
+bool takes(const GroupedProduct& c) {
+  if (c.x == DType::f32 && c.math != Math::tf32) return true;
+  return std::all_of(c.groups.begin(), c.groups.end(), [](const GroupedProduct::Group& g) {
+    return alignment_of(g.x, {}) >= 16 && alignment_of(g.w, {}) >= 16 && alignment_of(g.y, {}) >= 16;
+  });
 }
 
 struct Layout {
@@ -158,6 +168,10 @@ void Products::enqueue(const Product& c) {
 }
 
 void Products::enqueue(const GroupedProduct& c) {
+  if (!takes(c)) {
+    for (const GroupedProduct::Group& g : c.groups) enqueue(product_of(c, g));
+    return;
+  }
   const auto count = c.groups.size();
   Groups& g = groups_[c.addresses];
   std::vector<int> m;

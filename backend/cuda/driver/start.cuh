@@ -11,7 +11,8 @@
 namespace moesim::backend::gpu {
 
 // Blocks along x, `room` bytes of dynamic shared memory for each. Without blocks there is nothing to do, and CUDA
-// refuses an empty grid.
+// refuses an empty grid. The status is the launch's own; cudaGetLastError would also give what a query left ("not
+// ready").
 template <class... Formal, class... Actual>
 void start(void (*kernel)(Formal...), unsigned blocks, unsigned threads, std::size_t room, cudaStream_t stream,
            const Actual&... with) {

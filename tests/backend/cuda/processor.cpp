@@ -46,16 +46,8 @@ struct CarryOut {
   void operator()(const GroupedProduct& c) const {
     if (c.groups.empty()) throw std::logic_error("a grouped product without groups");
     for (const GroupedProduct::Group& g : c.groups) {
-      const auto at = [](const std::byte* p, DType t, std::int64_t r, std::int64_t cols) {
-        return Tensor{const_cast<std::byte*>(p), t, r, cols};
-      };
       if (g.m == 0) throw std::logic_error("an empty group");
-      if (c.x_transposed)
-        (*this)(Product{c.k, c.n, g.m, 1, c.math, false, at(g.x, c.x, g.m, c.k), at(g.w, c.w, g.m, c.n),
-                        at(g.y, c.y, c.k, c.n), true});
-      else
-        (*this)(Product{g.m, c.n, c.k, 1, c.math, c.transposed, at(g.x, c.x, g.m, c.k),
-                        c.transposed ? at(g.w, c.w, c.n, c.k) : at(g.w, c.w, c.k, c.n), at(g.y, c.y, g.m, c.n)});
+      (*this)(product_of(c, g));
     }
   }
   void operator()(const MoveRows& c) const {

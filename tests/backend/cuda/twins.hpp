@@ -69,9 +69,12 @@ class Twins {
     }
   };
 
-  // `near`: of the largest number in a row; a NaN is where a NaN is.
-  void check(const std::vector<At>& results, double near,
-             const std::function<backend::gpu::Command(const Base&)>& make) {
+  // `near`: of the largest number in a row, and beside it; a NaN is where a NaN is.
+  struct Near {
+    double of_largest = 0, absolute = 0;
+    Near(double part, double beside = 0) : of_largest(part), absolute(beside) {}
+  };
+  void check(const std::vector<At>& results, Near near, const std::function<backend::gpu::Command(const Base&)>& make) {
     for (const At& r : results)
       if (!r.given) std::fill_n(host_.begin() + r.offset, r.bytes(), std::byte{0xff});
     const std::vector<std::byte> before(host_.begin(), host_.begin() + used_ + 256);
@@ -90,7 +93,7 @@ class Twins {
     }
     CHECK(got == before);  // nothing else was touched
   }
-  void check(const At& result, double near, const std::function<backend::gpu::Command(const Base&)>& make) {
+  void check(const At& result, Near near, const std::function<backend::gpu::Command(const Base&)>& make) {
     check(std::vector<At>{result}, near, make);
   }
 
@@ -100,7 +103,7 @@ class Twins {
     used_ += (bytes + 256) / 256 * 256;  // with a gap
     if (used_ + 256 > static_cast<std::int64_t>(room)) throw std::logic_error("the test needs more room");
   }
-  void compare(const At& at, const std::vector<std::byte>& got, double near) const {
+  void compare(const At& at, const std::vector<std::byte>& got, const Near& near) const {
     for (std::int64_t r = 0; r < at.rows; ++r) {
       double largest = 1e-6;
       double worst = 0;
@@ -113,7 +116,7 @@ class Twins {
         worst = std::isnan(expected - other) ? INFINITY : std::max(worst, std::abs(expected - other));
       }
       CAPTURE(r);
-      CHECK(worst <= near * largest);
+      CHECK(worst <= near.of_largest * largest + near.absolute);
     }
   }
   const std::byte* addresses_of(const backend::gpu::GroupedProduct& c) {
