@@ -2,6 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
 #include "backend/collective_view.hpp"
 #include "backend/executor.hpp"
 
@@ -14,10 +19,12 @@ using Kind = Message::Kind;
 class Lowering : public CollectiveView {
  public:
   Lowering(const NcclContext& at, const CollectiveCall& call, std::vector<Command>& out)
-      : CollectiveView(at.plan, at.op, call, at.rank), at_(at), commands_(out) {}
+      : CollectiveView(at.plan, at.op, call, at.rank), at_(at), commands_(out) {
+    // Whether or not this member has anything to say: all name communicators in the same order.
+    if (size_ > 1) all_ = at.communicator(*group_);
+  }
 
   void run() {
-    exchange_.communicator = at_.communicator;
     if (size_ == 1 && w_.counts.valid()) return copy(out_.data, in_.data, rows_of(0));
     by_kind(w_, *this);
     issue();
@@ -76,43 +83,40 @@ class Lowering : public CollectiveView {
   void broadcast() { message({Kind::broadcast, w_.root, in_.data, out_.data, elements(rows_of(root())), w_.dtype}); }
   void reduce() { message({Kind::reduce, w_.root, in_.data, out_.data, elements(rows_of(me_)), w_.dtype}); }
 
+  // From a chunk's first holder to those that lack it: a broadcast where they are several.
   void sparse_all_gather() {
-    for (const Slot& to : slots(w_.to)) {
-      const std::size_t from = giver(to.member, to.expert);
-      const std::byte* mine = from == me_ ? in_.data + bytes(*slot(w_.from, me_, to.expert)) : nullptr;
-      if (from == me_ && to.member == me_)
-        copy(out_.data + bytes(to.row), mine, 1);
-      else if (from == me_)
-        message({Kind::send, static_cast<int>(to.member), mine, nullptr, w_.cols, w_.dtype});
-      else if (to.member == me_)
-        message({Kind::receive, static_cast<int>(from), nullptr, out_.data + bytes(to.row), w_.cols, w_.dtype});
+    for (const Chunk& c : chunks()) {
+      const std::byte* mine = held(c.from, in_);
+      std::byte* kept = held(c.to, out_);
+      if (mine != nullptr && kept != nullptr) copy(kept, mine, 1);
+      if (c.from.empty() && !c.to.empty()) lacking(c.expert);
+      spread(c, lack(c), mine, kept);
     }
+    issue();
   }
 
-  // Partial chunks travel to the slot's holder, which adds them in member order, rounding once.
+  // The sum of a chunk's partial copies to the first that keeps it, and from there to the others that do.
   void sparse_reduce_scatter() {
     std::vector<Sum> sums;
-    for (const Slot& to : slots(w_.to)) {
-      Sum sum{{}, w_.cols, w_.dtype, out_.data + bytes(to.row)};
-      for (std::size_t i = 0; i < size_; ++i) {
-        const auto held = slot(w_.from, i, to.expert);
-        if (!held) continue;
-        if (i == me_ && to.member != me_)
-          message({Kind::send, static_cast<int>(to.member), in_.data + bytes(*held), nullptr, w_.cols, w_.dtype});
-        if (to.member == me_) add_partial(sum, i == me_ ? in_.data + bytes(*held) : nullptr, i, to.expert);
-      }
-      if (to.member != me_) continue;
-      if (sum.terms.empty()) lacking(to.expert);
-      sums.push_back(std::move(sum));
+    const std::vector<Chunk> all = chunks();
+    for (const Chunk& c : all) {
+      if (c.to.empty()) continue;
+      if (c.from.empty()) lacking(c.expert);
+      gather_sum(c, c.to.front().member, held(c.from, in_), held({c.to.front()}, out_), sums);
     }
     issue();
     for (Sum& sum : sums) commands_.emplace_back(std::move(sum));
+    for (const Chunk& c : all) {
+      if (c.to.size() < 2) continue;
+      std::byte* kept = held(c.to, out_);
+      spread({c.expert, {c.to.front()}, c.to}, {c.to.begin() + 1, c.to.end()}, kept, kept);
+    }
+    issue();
   }
 
   // ---- of a training step ----
 
   void sum(const SumCall& c) {
-    exchange_.communicator = at_.communicator;
     if (w_.kind == Collective::Kind::sparse_reduce_scatter) return keep_equal(c.buffers.front());
     for (const Tensor& t : c.buffers)
       if (size_ > 1) message({Kind::all_reduce, -1, t.data, t.data, t.rows * t.cols, w_.dtype});
@@ -120,7 +124,6 @@ class Lowering : public CollectiveView {
   }
 
   void move(const MoveCall& c) {
-    exchange_.communicator = at_.communicator;
     for (const Slot& to : slots(w_.to)) {
       if (slot(w_.from, to.member, to.expert)) continue;  // stays
       const std::size_t from = giver(to.member, to.expert);
@@ -139,46 +142,124 @@ class Lowering : public CollectiveView {
   }
 
  private:
-  // The first holder of an expert sums its replicas' gradients, in member order, and gives them the sum.
+  // An expert, and the slots of those that hold it in `from` and in `to`, in member order.
+  struct Chunk {
+    LogicalExpert expert;
+    std::vector<Slot> from, to;
+  };
+  [[nodiscard]] std::vector<Chunk> chunks() const {
+    std::map<LogicalExpert, Chunk> by_expert;
+    const auto add = [&](PlacementId id, std::vector<Slot> Chunk::* side) {
+      for (const Slot& s : slots(id)) {
+        std::vector<Slot>& known = (by_expert[s.expert].*side);
+        if (!known.empty() && known.back().member == s.member)
+          throw Refused(fmt::format("op '{}': a rank holds expert {} twice", op_.name, s.expert.value()));
+        known.push_back(s);
+      }
+    };
+    add(w_.from, &Chunk::from);
+    add(w_.to, &Chunk::to);
+    std::vector<Chunk> out;
+    for (auto& [expert, chunk] : by_expert) {
+      chunk.expert = expert;
+      out.push_back(std::move(chunk));
+    }
+    return out;
+  }
+  [[nodiscard]] static std::vector<Slot> lack(const Chunk& c) {
+    std::vector<Slot> out;
+    for (const Slot& s : c.to)
+      if (std::ranges::none_of(c.from, [&](const Slot& f) { return f.member == s.member; })) out.push_back(s);
+    return out;
+  }
+  // Where this member has the chunk; nullptr where it has not.
+  [[nodiscard]] std::byte* held(const std::vector<Slot>& side, const Tensor& in) const {
+    for (const Slot& s : side)
+      if (s.member == me_) return in.data + bytes(s.row);
+    return nullptr;
+  }
+
+  // One chunk from its first holder to `others`, to where each keeps it.
+  void spread(const Chunk& c, const std::vector<Slot>& others, const std::byte* mine, std::byte* kept) {
+    if (others.empty()) return;
+    const std::size_t root = c.from.front().member;
+    const bool among = std::ranges::any_of(others, [&](const Slot& s) { return s.member == me_; });
+    if (me_ != root && !among) return;
+    if (others.size() == 1) {
+      if (me_ == root)
+        message({Kind::send, static_cast<int>(others.front().member), mine, nullptr, w_.cols, w_.dtype});
+      else
+        message({Kind::receive, static_cast<int>(root), nullptr, kept, w_.cols, w_.dtype});
+      return;
+    }
+    const Subset all = subset(root, others);
+    // The root's own copy stays where it is.
+    std::byte* to = me_ == root ? const_cast<std::byte*>(mine) : kept;
+    message({Kind::broadcast, all.root, me_ == root ? mine : nullptr, to, w_.cols, w_.dtype}, all.communicator);
+  }
+
+  // The partial chunks of all holders, added up at `root`, which may hold none.
+  void gather_sum(const Chunk& c, std::size_t root, std::byte* partial, std::byte* total, std::vector<Sum>& sums) {
+    const bool holds = std::ranges::any_of(c.from, [&](const Slot& s) { return s.member == root; });
+    if (holds && c.from.size() > 2) {
+      if (partial == nullptr) return;
+      const Subset all = subset(root, c.from);
+      return message({Kind::reduce, all.root, partial, me_ == root ? total : nullptr, w_.cols, w_.dtype},
+                     all.communicator);
+    }
+    if (me_ != root) {
+      if (partial != nullptr) message({Kind::send, static_cast<int>(root), partial, nullptr, w_.cols, w_.dtype});
+      return;
+    }
+    Sum sum{{}, w_.cols, w_.dtype, total};
+    for (const Slot& s : c.from) {
+      std::byte* term = s.member == me_ ? partial : at_.staging(bytes(1));
+      if (s.member != me_) message({Kind::receive, static_cast<int>(s.member), nullptr, term, w_.cols, w_.dtype});
+      if (sum.terms.size() == Sum::most)
+        throw Refused(fmt::format("op '{}': more than {} ranks hold expert {}", op_.name, Sum::most, c.expert.value()));
+      sum.terms.push_back({term, w_.dtype});
+    }
+    if (sum.terms.size() > 1 || total != partial) sums.push_back(std::move(sum));
+  }
+
+  // Replicas' gradients become their sum at each of them.
   void keep_equal(const Tensor& t) {
     std::vector<Sum> sums;
-    const std::vector<Slot> all = slots(w_.from);
-    for (const Slot& at : all) {
-      if (first_holder(at.expert) != at.member) continue;
-      std::byte* here = at.member == me_ ? t.data + bytes(at.row) : nullptr;
-      Sum sum{{}, w_.cols, w_.dtype, here};
-      for (std::size_t i = 0; i < size_; ++i) {
-        const auto held = slot(w_.from, i, at.expert);
-        if (!held) continue;
-        if (i == me_ && i != at.member)
-          message({Kind::send, static_cast<int>(at.member), t.data + bytes(*held), nullptr, w_.cols, w_.dtype});
-        if (at.member == me_) add_partial(sum, i == me_ ? here : nullptr, i, at.expert);
+    const std::vector<Chunk> all = chunks();
+    for (const Chunk& c : all) {
+      std::byte* mine = held(c.from, t);
+      if (c.from.size() < 2 || mine == nullptr) continue;
+      if (c.from.size() == 2) {
+        const bool first = c.from.front().member == me_;
+        const std::size_t other = c.from[first ? 1 : 0].member;
+        std::byte* arrived = at_.staging(bytes(1));
+        message({Kind::send, static_cast<int>(other), mine, nullptr, w_.cols, w_.dtype});
+        message({Kind::receive, static_cast<int>(other), nullptr, arrived, w_.cols, w_.dtype});
+        std::vector<Sum::Term> terms{{mine, w_.dtype}, {arrived, w_.dtype}};
+        if (!first) std::swap(terms[0], terms[1]);  // in the same order at both
+        sums.push_back({std::move(terms), w_.cols, w_.dtype, mine});
+        continue;
       }
-      if (sum.terms.size() > 1) sums.push_back(std::move(sum));
+      const Subset holders = subset(me_, c.from);
+      message({Kind::all_reduce, -1, mine, mine, w_.cols, w_.dtype}, holders.communicator);
     }
     issue();
     for (Sum& sum : sums) commands_.emplace_back(std::move(sum));
-    for (const Slot& at : all) {
-      const std::size_t from = first_holder(at.expert);
-      if (from == at.member) continue;
-      if (from == me_)
-        message({Kind::send, static_cast<int>(at.member), t.data + bytes(*slot(w_.from, me_, at.expert)), nullptr,
-                 w_.cols, w_.dtype});
-      if (at.member == me_)
-        message({Kind::receive, static_cast<int>(from), nullptr, t.data + bytes(at.row), w_.cols, w_.dtype});
-    }
-    issue();
   }
 
-  // What member i has of the expert becomes a term; nullptr: it arrives.
-  void add_partial(Sum& sum, std::byte* partial, std::size_t i, LogicalExpert expert) {
-    if (partial == nullptr) {
-      partial = at_.staging(bytes(1));
-      message({Kind::receive, static_cast<int>(i), nullptr, partial, w_.cols, w_.dtype});
-    }
-    if (sum.terms.size() == Sum::most)
-      throw Refused(fmt::format("op '{}': more than {} ranks hold expert {}", op_.name, Sum::most, expert.value()));
-    sum.terms.push_back({partial, w_.dtype});
+  // A communicator of some members, in their order, and the position of one of them in it.
+  struct Subset {
+    int communicator;
+    int root;
+  };
+  [[nodiscard]] Subset subset(std::size_t root, const std::vector<Slot>& others) const {
+    std::vector<std::size_t> members{root};
+    for (const Slot& s : others)
+      if (s.member != root) members.push_back(s.member);
+    std::ranges::sort(members);
+    std::vector<Rank> ranks;
+    for (const std::size_t m : members) ranks.push_back(rank_of(m));
+    return {at_.communicator(ranks), static_cast<int>(std::ranges::find(members, root) - members.begin())};
   }
 
   [[nodiscard]] bool even() const {
@@ -187,9 +268,11 @@ class Lowering : public CollectiveView {
     return true;
   }
 
-  // Calls without elements are left out: all members know the counts.
-  void message(const Message& m) {
-    if (m.elements > 0) exchange_.messages.push_back(m);
+  // Calls without elements are left out: all members know the counts. communicator: where it is not the group's.
+  void message(Message m, std::optional<int> communicator = std::nullopt) {
+    if (m.elements == 0) return;
+    m.communicator = communicator.value_or(all_);
+    exchange_.messages.push_back(m);
   }
   void copy(std::byte* to, const std::byte* from, std::int64_t rows) {
     if (rows > 0 && to != from) commands_.emplace_back(CopyBytes{to, from, bytes(rows)});
@@ -203,6 +286,7 @@ class Lowering : public CollectiveView {
 
   const NcclContext& at_;
   std::vector<Command>& commands_;
+  int all_ = -1;  // the group's communicator
   Exchange exchange_;
 };
 

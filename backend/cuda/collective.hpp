@@ -14,7 +14,8 @@ struct NcclContext {
   const Plan& plan;
   const Op& op;
   Rank rank;
-  int communicator = 0;
+  // Joins these ranks for calls of the op's stream.
+  std::function<int(const std::vector<Rank>& members)> communicator;
   // Device memory that lives as long as the program, for partial sums that arrive.
   std::function<std::byte*(std::int64_t bytes)> staging;
 };

@@ -198,7 +198,7 @@ struct SetBytes {
   std::uint8_t value = 0;
 };
 
-// NCCL calls between ncclGroupStart and ncclGroupEnd on one communicator. Peers and roots are positions in it.
+// NCCL calls between ncclGroupStart and ncclGroupEnd. Peers and roots are positions in the call's communicator.
 struct Exchange {
   struct Message {
     enum class Kind : std::uint8_t { send, receive, all_gather, reduce_scatter, all_reduce, broadcast, reduce };
@@ -208,8 +208,8 @@ struct Exchange {
     std::byte* to = nullptr;
     std::int64_t elements = 0;  // as NCCL counts: of a part in all_gather (sent) and reduce_scatter (received)
     DType dtype = DType::f32;
+    int communicator = 0;
   };
-  int communicator = -1;
   std::vector<Message> messages;
 };
 

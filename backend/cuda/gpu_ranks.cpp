@@ -19,8 +19,9 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
   RowMaps maps(plan, inputs);
   program_ = std::make_unique<Program>(plan, inputs, maps, rank, device);
   if (plan.ranks > 1) {
-    world_ = 0;
-    meetings_.emplace_back();
+    std::vector<Rank> everyone;
+    for (int r = 0; r < plan.ranks; ++r) everyone.emplace_back(r);
+    world_ = communicator_of({std::move(everyone), 0});
     token_ = program_->staging(Arena::alignment);
   }
   std::set<int> streams{0};
@@ -30,7 +31,8 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
     for (const OpId id : step.after) awaited_[id.index()] = true;
     streams.insert(plan.ops[i].stream);
     const auto lower = [&](const auto& call) {
-      lower_to_nccl({plan, plan.ops[i], rank, communicator_of({call.work.groups, plan.ops[i].stream}),
+      lower_to_nccl({plan, plan.ops[i], rank,
+                     [&](const std::vector<Rank>& members) { return communicator_of({members, plan.ops[i].stream}); },
                      [this](std::int64_t bytes) { return program_->staging(bytes); }},
                     call, step.commands);
     };
@@ -45,22 +47,19 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
 }
 
 int GpuRank::communicator_of(const Meeting& meeting) {
-  if (membership(plan_.groups[meeting.groups.index()], program_->rank()).group->size() == 1) return -1;
   const auto known = std::find(meetings_.begin(), meetings_.end(), meeting);
   if (known != meetings_.end()) return static_cast<int>(known - meetings_.begin());
   meetings_.push_back(meeting);
   return static_cast<int>(meetings_.size()) - 1;
 }
 
-// Ops are in the same order at all ranks, and so are the partitions that they use: nobody waits in a circle.
+// Ops, and the chunks of an op, are in the same order at all ranks, and so are the meetings that they need: nobody
+// waits in a circle.
 void GpuRank::join(const Meet& meet_at) {
-  Groups everyone(1);
-  for (int r = 0; r < plan_.ranks; ++r) everyone[0].emplace_back(r);
   for (std::size_t c = 0; c < meetings_.size(); ++c) {
-    const GroupsId id = meetings_[c].groups;
-    const Membership me = membership(id.valid() ? plan_.groups[id.index()] : everyone, program_->rank());
-    const int made =
-        device_.join(meet_at(meetings_[c], *me.group), static_cast<int>(me.group->size()), static_cast<int>(me.member));
+    const std::vector<Rank>& members = meetings_[c].members;
+    const auto me = std::find(members.begin(), members.end(), program_->rank()) - members.begin();
+    const int made = device_.join(meet_at(meetings_[c]), static_cast<int>(members.size()), static_cast<int>(me));
     if (made != static_cast<int>(c)) throw std::logic_error("communicators are not numbered in the order of joining");
   }
 }
@@ -136,7 +135,7 @@ Marks GpuRank::timed(const Run& how) {
   program_->reset();
   device_.flush_cache(0);
   if (world_ >= 0)
-    device_.enqueue(Exchange{world_, {{Exchange::Message::Kind::all_reduce, -1, token_, token_, 1, DType::f32}}}, 0);
+    device_.enqueue(Exchange{{{Exchange::Message::Kind::all_reduce, -1, token_, token_, 1, DType::f32, world_}}}, 0);
   device_.stamp(zero_stamp(), 0);
   if (how.replay)
     device_.replay();
@@ -224,7 +223,7 @@ class Crew {
     ranks_[r] = std::make_unique<GpuRank>(plan_, inputs_, Rank(r), *devices_[r]);
     GpuRank& me = *ranks_[r];
     gather();  // a rank that has no room must not be waited for
-    me.join([this](const GpuRank::Meeting& at, const std::vector<Rank>& group) { return meeting(at, group.front()); });
+    me.join([this](const GpuRank::Meeting& at) { return meeting(at); });
     GpuRank::Run how{how_.patience, true, false, [this] { return failed_.load(); }};
     gather();
     for (int i = 0; i < how_.runs && !stop_.load(); ++i) {
@@ -265,9 +264,9 @@ class Crew {
     }
   }
 
-  MeetingId meeting(const GpuRank::Meeting& at, Rank first) {
+  MeetingId meeting(const GpuRank::Meeting& at) {
     const std::scoped_lock lock(mutex_);
-    MeetingId& id = meetings_[{at, first}];
+    MeetingId& id = meetings_[at];
     if (id.empty()) id = new_meeting_();
     return id;
   }
@@ -291,7 +290,7 @@ class Crew {
   const GpuRuns& how_;
   std::vector<std::unique_ptr<GpuRank>> ranks_;
   std::vector<Marks> marks_;
-  std::map<std::pair<GpuRank::Meeting, Rank>, MeetingId> meetings_;
+  std::map<GpuRank::Meeting, MeetingId> meetings_;
   std::atomic<int> arrived_{0};
   std::atomic<bool> stop_{false};
   std::atomic<bool> failed_{false};

@@ -14,15 +14,14 @@ namespace moesim::backend::gpu {
 class GpuRank {
  public:
   // Whom a communicator joins, and the stream that it serves: NCCL carries a communicator's calls out one after the
-  // other, and calls of different streams are to overlap. Invalid groups: all ranks.
+  // other, and calls of different streams are to overlap.
   struct Meeting {
-    GroupsId groups;
+    std::vector<Rank> members;  // two and more
     int stream = 0;
     friend auto operator<=>(const Meeting&, const Meeting&) = default;
   };
-  // The id of a group's communicator, the same at all its members. Called in the same order everywhere, for groups of
-  // two and more.
-  using Meet = std::function<MeetingId(const Meeting& meeting, const std::vector<Rank>& group)>;
+  // The id of the communicator, the same at all its members. Called in the same order everywhere.
+  using Meet = std::function<MeetingId(const Meeting& meeting)>;
 
   // Memory, weights and commands; nobody is waited for. Throws Refused.
   GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& device);

@@ -227,7 +227,7 @@ Exchange exchange_of(const CollectiveProbe& p, int communicator, Room& room) {
   const std::int64_t part = all / p.gpus;
   const auto in = [&](std::int64_t n) { return room.input(DType::bf16, 1, n).data; };
   const auto out = [&](std::int64_t n) { return room.output(DType::bf16, 1, n).data; };
-  Exchange e{communicator, {}};
+  Exchange e;
   switch (p.kind) {
     case Collective::Kind::all_gather_v:
       e.messages.push_back({Kind::all_gather, -1, in(part), out(part * p.gpus), part, DType::bf16});
@@ -256,6 +256,7 @@ Exchange exchange_of(const CollectiveProbe& p, int communicator, Room& room) {
       throw Refused(fmt::format(
           "{} is not timed alone; all_gather_v, reduce_scatter_v, all_reduce and all_to_all_v are", name_of(p)));
   }
+  for (Exchange::Message& m : e.messages) m.communicator = communicator;
   return e;
 }
 

@@ -45,9 +45,7 @@ GpuReport run_process(const Plan& plan, const Inputs& inputs, Device& device, Tr
                       const std::function<MeetingId()>& new_meeting, const GpuRuns& how) {
   std::unique_ptr<GpuRank> me;
   agree(transport, how.patience, [&] { me = std::make_unique<GpuRank>(plan, inputs, transport.rank(), device); });
-  me->join([&](const auto&, const std::vector<Rank>& group) {
-    return meet_over(transport, group, new_meeting, how.patience);
-  });
+  me->join([&](const GpuRank::Meeting& at) { return meet_over(transport, at.members, new_meeting, how.patience); });
   GpuRank::Run run{how.patience, true, false, {}};
   for (int i = 0; i < how.runs; ++i) {
     if (how.graph && i == 1) {

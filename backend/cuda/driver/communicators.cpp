@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <set>
 #include <stdexcept>
 #include <string_view>
 #include <thread>
@@ -72,9 +73,10 @@ int Communicators::join(const MeetingId& id, int members, int position) {
 }
 
 void Communicators::enqueue(const Exchange& c, cudaStream_t stream) {
-  ncclComm_t comm = all_.at(static_cast<std::size_t>(c.communicator));
-  check(ncclGroupStart(), comm, "a group");
+  const auto of = [&](const Exchange::Message& m) { return all_.at(static_cast<std::size_t>(m.communicator)); };
+  check(ncclGroupStart(), nullptr, "a group");
   for (const Exchange::Message& m : c.messages) {
+    ncclComm_t comm = of(m);
     const auto n = static_cast<std::size_t>(m.elements);
     const ncclDataType_t type = type_of(m.dtype);
     ncclResult_t status = ncclSuccess;
@@ -106,8 +108,10 @@ void Communicators::enqueue(const Exchange& c, cudaStream_t stream) {
       fail(status, comm, "a collective");
     }
   }
-  check(ncclGroupEnd(), comm, "a collective");
-  settle(comm, "a collective");
+  check(ncclGroupEnd(), nullptr, "a collective");
+  std::set<ncclComm_t> used;
+  for (const Exchange::Message& m : c.messages)
+    if (used.insert(of(m)).second) settle(of(m), "a collective");
 }
 
 void Communicators::check_health() {

@@ -92,10 +92,10 @@ TEST_CASE("ranks on GPUs: every strategy gives what the host gives, whatever the
           const auto devices = open_all(machine, ranks);
           std::vector<std::unique_ptr<gpu::GpuRank>> programs(devices.size());
           std::mutex mutex;
-          std::map<std::pair<gpu::GpuRank::Meeting, Rank>, gpu::MeetingId> ids;
-          const auto meet = [&](const gpu::GpuRank::Meeting& at, const std::vector<Rank>& group) {
+          std::map<gpu::GpuRank::Meeting, gpu::MeetingId> ids;
+          const auto meet = [&](const gpu::GpuRank::Meeting& at) {
             const std::scoped_lock lock(mutex);
-            auto& id = ids[{at, group.front()}];
+            auto& id = ids[at];
             if (id.empty()) id = machine.meeting_id();
             return id;
           };
@@ -248,13 +248,12 @@ TEST_CASE("the machine notices what NCCL would hang on or corrupt") {
   std::vector<std::byte> room(64);
   using Message = gpu::Exchange::Message;
   SUBCASE("a message of another size") {
-    devices[0]->enqueue(gpu::Exchange{0, {{Message::Kind::send, 1, room.data(), nullptr, 4, DType::f32}}}, 0);
-    devices[1]->enqueue(gpu::Exchange{0, {{Message::Kind::receive, 0, nullptr, room.data(), 3, DType::f32}}}, 0);
+    devices[0]->enqueue(gpu::Exchange{{{Message::Kind::send, 1, room.data(), nullptr, 4, DType::f32}}}, 0);
+    devices[1]->enqueue(gpu::Exchange{{{Message::Kind::receive, 0, nullptr, room.data(), 3, DType::f32}}}, 0);
     CHECK_THROWS(devices[0]->finish(1, [] { return false; }));
   }
   SUBCASE("a member that does not come") {
-    devices[0]->enqueue(gpu::Exchange{0, {{Message::Kind::all_reduce, -1, room.data(), room.data(), 4, DType::f32}}},
-                        0);
+    devices[0]->enqueue(gpu::Exchange{{{Message::Kind::all_reduce, -1, room.data(), room.data(), 4, DType::f32}}}, 0);
     CHECK(!devices[0]->finish(0.1, [] { return false; }));
   }
   SUBCASE("a wait for what is never recorded does not count, one that is recorded later does") {

@@ -28,14 +28,29 @@ std::string address(const std::byte* p) {
   return "?";
 }
 
+// Communicators are numbered by their members' bits; four ranks at most.
+int communicator(const std::vector<Rank>& members) {
+  int bits = 0;
+  for (const Rank r : members) bits |= 1 << r.value();
+  return bits;
+}
+std::string members_of(int communicator) {
+  std::string out;
+  for (int r = 0; r < 4; ++r)
+    if ((communicator >> r & 1) != 0) out += std::to_string(r);
+  return out;
+}
+
 struct Text {
+  int all = 7;
   std::string operator()(const gpu::Exchange& e) const {
     static constexpr const char* names[] = {"send",       "receive",   "all_gather", "reduce_scatter",
                                             "all_reduce", "broadcast", "reduce"};
     std::string out = "{";
     for (const auto& m : e.messages)
-      out += fmt::format("{}{} {} {}>{} x{}", out.size() > 1 ? ", " : "", names[static_cast<std::size_t>(m.kind)],
-                         m.peer, address(m.from), address(m.to), m.elements);
+      out += fmt::format("{}{} {} {}>{} x{}{}", out.size() > 1 ? ", " : "", names[static_cast<std::size_t>(m.kind)],
+                         m.peer, address(m.from), address(m.to), m.elements,
+                         m.communicator == all ? "" : " among " + members_of(m.communicator));
     return out + "}";
   }
   std::string operator()(const gpu::CopyBytes& c) const {
@@ -60,21 +75,27 @@ struct Text {
   }
 };
 
-std::string text(const gpu::Command& command) { return std::visit(Text{}, command); }
-
-std::vector<std::string> texts(const std::vector<gpu::Command>& commands) {
+// all: the group's communicator, which is not named.
+std::vector<std::string> texts(const std::vector<gpu::Command>& commands, int all = 7) {
   std::vector<std::string> out;
-  for (const auto& c : commands) out.push_back(text(c));
+  for (const auto& c : commands) out.push_back(std::visit(Text{all}, c));
   return out;
 }
 
-// Three ranks, one group, rows of two float32.
-Plan three(std::vector<std::vector<int>> counts) {
+std::vector<LogicalExpert> experts(const std::vector<int>& ids) {
+  std::vector<LogicalExpert> out;
+  for (const int i : ids) out.emplace_back(i);
+  return out;
+}
+
+// One group of all ranks, rows of two float32.
+Plan plan_of_ranks(const std::vector<std::vector<int>>& counts) {
   Plan plan;
-  plan.ranks = 3;
-  plan.groups = {{{Rank(0), Rank(1), Rank(2)}}};
-  Table t(3, static_cast<int>(counts[0].size()));
-  for (int r = 0; r < 3; ++r)
+  plan.ranks = static_cast<int>(counts.size());
+  plan.groups = {{{}}};
+  for (int r = 0; r < plan.ranks; ++r) plan.groups[0][0].emplace_back(r);
+  Table t(plan.ranks, static_cast<int>(counts[0].size()));
+  for (int r = 0; r < plan.ranks; ++r)
     for (std::size_t c = 0; c < counts[0].size(); ++c)
       t.at(r, static_cast<int>(c)) = counts[static_cast<std::size_t>(r)][c];
   plan.tables = {t};
@@ -92,14 +113,14 @@ std::vector<std::string> calls(const Plan& plan, Collective work, std::size_t me
   op.name = "x";
   std::int64_t used = 0;
   std::vector<gpu::Command> out;
-  gpu::lower_to_nccl({plan, op, plan.groups[0][0][member], 0,
+  gpu::lower_to_nccl({plan, op, plan.groups[0][0][member], communicator,
                       [&](std::int64_t bytes) {
                         std::byte* at = staged + used;
                         used += bytes;
                         return at;
                       }},
                      call, out);
-  return texts(out);
+  return texts(out, communicator(plan.groups[0][0]));
 }
 
 Collective of(Collective::Kind kind, Collective::Algorithm algorithm = Collective::Algorithm::automatic, int root = 0) {
@@ -116,7 +137,7 @@ using Kind = Collective::Kind;
 }  // namespace
 
 TEST_CASE("all-to-all-v is one group of sends and receives, the own part a copy, nothing for empty parts") {
-  const Plan plan = three({{1, 2, 0}, {3, 1, 1}, {0, 2, 2}});
+  const Plan plan = plan_of_ranks({{1, 2, 0}, {3, 1, 1}, {0, 2, 2}});
   // Rank 0 sends 2 rows to 1 and nothing to 2, and receives 3 rows from 1. A row is 8 bytes.
   CHECK(calls(plan, of(Kind::all_to_all_v), 0) ==
         List{"copy in+0>out+0 8", "{send 1 in+8>- x4, receive 1 ->out+8 x6}"});
@@ -126,10 +147,10 @@ TEST_CASE("all-to-all-v is one group of sends and receives, the own part a copy,
 }
 
 TEST_CASE("gathers and reduce-scatters: NCCL's own where members are even, grouped calls where they are not") {
-  const Plan even = three({{2}, {2}, {2}});
+  const Plan even = plan_of_ranks({{2}, {2}, {2}});
   CHECK(calls(even, of(Kind::all_gather_v), 1) == List{"{all_gather -1 in+0>out+0 x4}"});
   CHECK(calls(even, of(Kind::reduce_scatter_v), 1) == List{"{reduce_scatter -1 in+0>out+0 x4}"});
-  const Plan uneven = three({{1}, {0}, {3}});
+  const Plan uneven = plan_of_ranks({{1}, {0}, {3}});
   CHECK(calls(uneven, of(Kind::all_gather_v), 0) ==
         List{"copy in+0>out+0 8", "{send 1 in+0>- x2, send 2 in+0>- x2, receive 2 ->out+8 x6}"});
   CHECK(calls(uneven, of(Kind::reduce_scatter_v), 2) == List{"{reduce 0 in+0>- x2, reduce 2 in+8>out+0 x6}"});
@@ -142,44 +163,47 @@ TEST_CASE("gathers and reduce-scatters: NCCL's own where members are even, group
 }
 
 TEST_CASE("reductions and broadcasts are NCCL's") {
-  const Plan plan = three({{4}, {4}, {4}});
+  const Plan plan = plan_of_ranks({{4}, {4}, {4}});
   CHECK(calls(plan, of(Kind::all_reduce), 2) == List{"{all_reduce -1 in+0>out+0 x8}"});
   CHECK(calls(plan, of(Kind::broadcast, Collective::Algorithm::automatic, 1), 0) ==
         List{"{broadcast 1 in+0>out+0 x8}"});
   CHECK(calls(plan, of(Kind::reduce, Collective::Algorithm::automatic, 2), 0) == List{"{reduce 2 in+0>out+0 x8}"});
 }
 
-TEST_CASE("sparse collectives: chunks from the first holder; partial chunks are added up by the slot's holder") {
-  Plan plan = three({{0}, {0}, {0}});
-  const auto experts = [](std::vector<int> ids) {
-    std::vector<LogicalExpert> out;
-    for (const int i : ids) out.emplace_back(i);
-    return out;
-  };
+TEST_CASE("sparse collectives: a message where one lacks a chunk, a broadcast or reduce among those concerned else") {
+  Plan plan = plan_of_ranks({{0}, {0}, {0}});
   plan.placements = {{experts({0, 1, 2, 3}), {0, 2, 3, 4}},         // 0: 0 1 | 1: 2 | 2: 3
                      {experts({0, 1, 3, 2, 0, 3}), {0, 3, 5, 6}}};  // 0: 0 1 3 | 1: 2 0 | 2: 3
   Collective gather = of(Kind::sparse_all_gather);
   gather.from = PlacementId(0);
   gather.to = PlacementId(1);
   CHECK(calls(plan, gather, 0) ==
-        List{"copy in+0>out+0 8", "copy in+8>out+8 8", "{receive 2 ->out+16 x2, send 1 in+0>- x2}"});
+        List{"copy in+0>out+0 8", "copy in+8>out+8 8", "{send 1 in+0>- x2, receive 2 ->out+16 x2}"});
   CHECK(calls(plan, gather, 2) == List{"copy in+0>out+0 8", "{send 0 in+0>- x2}"});
   Collective reduce = of(Kind::sparse_reduce_scatter);
   reduce.from = PlacementId(1);
   reduce.to = PlacementId(0);
-  // Expert 0 is on ranks 0 and 1, expert 3 on 0 and 2.
+  // Expert 0 is on ranks 0 and 1, expert 3 on 0 and 2; experts 1 and 2 are where they stay.
   CHECK(calls(plan, reduce, 0) ==
         List{"{receive 1 ->room+0 x2, send 2 in+16>- x2}", "sum in+0 room+0>out+0 x2", "sum in+8>out+8 x2"});
   CHECK(calls(plan, reduce, 2) == List{"{receive 0 ->room+0 x2}", "sum room+0 in+0>out+0 x2"});
+
+  // Expert 0 from rank 1 to all, expert 1 from rank 3 to 0 and 2, in one group of calls; then their partial sums back.
+  Plan four = plan_of_ranks({{0}, {0}, {0}, {0}});
+  four.placements = {{experts({2, 0, 3, 1}), {0, 1, 2, 3, 4}},                  // 0: 2 | 1: 0 | 2: 3 | 3: 1
+                     {experts({2, 0, 1, 0, 3, 1, 0, 1, 0}), {0, 3, 4, 7, 9}}};  // 0: 2 0 1 | 1: 0 | 2: 3 1 0 | 3: 1 0
+  CHECK(calls(four, gather, 0) ==
+        List{"copy in+0>out+0 8", "{broadcast 1 ->out+8 x2, broadcast 2 ->out+16 x2 among 023}"});
+  CHECK(calls(four, gather, 1) == List{"copy in+0>out+0 8", "{broadcast 1 in+0>in+0 x2}"});
+  CHECK(calls(four, gather, 3) ==
+        List{"copy in+0>out+0 8", "{broadcast 1 ->out+8 x2, broadcast 2 in+0>in+0 x2 among 023}"});
+  CHECK(calls(four, reduce, 0) == List{"{reduce 1 in+8>- x2, reduce 2 in+16>- x2 among 023}", "sum in+0>out+0 x2"});
+  CHECK(calls(four, reduce, 1) == List{"{reduce 1 in+0>out+0 x2}"});
+  CHECK(calls(four, reduce, 3) == List{"{reduce 1 in+8>- x2, reduce 2 in+0>out+0 x2 among 023}"});
 }
 
-TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the first holder and come back") {
-  Plan plan = three({{4}, {4}, {4}});
-  const auto experts = [](std::vector<int> ids) {
-    std::vector<LogicalExpert> out;
-    for (const int i : ids) out.emplace_back(i);
-    return out;
-  };
+TEST_CASE("sums in place: NCCL's all-reduces, in one group; two replicas exchange theirs") {
+  Plan plan = plan_of_ranks({{4}, {4}, {4}});
   plan.placements = {{experts({0, 1, 2, 0, 0}), {0, 2, 4, 5}},  // 0: 0 1 | 1: 2 0 | 2: 0
                      {experts({2, 1, 0, 1}), {0, 1, 3, 4}}};    // 0: 2 | 1: 1 0 | 2: 1
   Op op;
@@ -190,7 +214,7 @@ TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the 
     work.dtype = DType::f32;
     std::int64_t used = 0;
     std::vector<gpu::Command> out;
-    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), 0,
+    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), communicator,
                         [&](std::int64_t bytes) { return staged + std::exchange(used, used + bytes); }},
                        SumCall{work, std::move(buffers)}, out);
     return texts(out);
@@ -202,9 +226,12 @@ TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the 
   Collective equal = of(Kind::sparse_reduce_scatter);
   equal.from = equal.to = PlacementId(0);
   const std::vector<Tensor> slots{{input, DType::f32, 2, 2}};
-  CHECK(sum(equal, slots, 0) == List{"{receive 1 ->room+0 x2, receive 2 ->room+8 x2}", "sum in+0 room+0 room+8>in+0 x2",
-                                     "{send 1 in+0>- x2, send 2 in+0>- x2}"});
-  CHECK(sum(equal, slots, 1) == List{"{send 0 in+8>- x2}", "{receive 0 ->in+8 x2}"});
+  CHECK(sum(equal, slots, 0) == List{"{all_reduce -1 in+0>in+0 x2}"});
+  CHECK(sum(equal, slots, 1) == List{"{all_reduce -1 in+8>in+8 x2}"});
+  equal.from = equal.to = PlacementId(1);
+  CHECK(sum(equal, slots, 0).empty());
+  CHECK(sum(equal, slots, 1) == List{"{send 2 in+0>- x2, receive 2 ->room+0 x2}", "sum in+0 room+0>in+0 x2"});
+  CHECK(sum(equal, slots, 2) == List{"{send 1 in+0>- x2, receive 1 ->room+0 x2}", "sum room+0 in+0>in+0 x2"});
 
   // Expert 2 goes from 1 to 0, expert 1 from 0 to 1 and 2; expert 0 stays with 1. A matrix is two rows of one column.
   const auto move = [&](std::size_t member) {
@@ -213,7 +240,7 @@ TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the 
     work.from = PlacementId(0);
     work.to = PlacementId(1);
     std::vector<gpu::Command> out;
-    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), 0, {}},
+    gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), communicator, {}},
                        MoveCall{work, {{{input, DType::f32, 4, 1}, {output, DType::f32, 4, 1}, 2}}}, out);
     return texts(out);
   };
@@ -223,7 +250,7 @@ TEST_CASE("sums in place: NCCL's all-reduces in one group; replicas meet at the 
 }
 
 TEST_CASE("a group of one copies") {
-  Plan plan = three({{2}, {2}, {2}});
+  Plan plan = plan_of_ranks({{2}, {2}, {2}});
   plan.groups = {{{Rank(0)}, {Rank(1)}, {Rank(2)}}};
   for (const Kind kind : {Kind::all_gather_v, Kind::reduce_scatter_v, Kind::all_reduce, Kind::broadcast, Kind::reduce})
     CHECK(calls(plan, of(kind), 0) == List{"copy in+0>out+0 16"});

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <stdexcept>
 #include <thread>
+#include <tuple>
 
 #include "backend/cuda/gradient_bodies.hpp"
 
@@ -211,76 +212,82 @@ MeetingId Machine::meeting_id() {
   return {text.begin(), text.end()};
 }
 
-const Exchange* Machine::waiting(const Communicator& c, std::size_t member, int& stream) const {
-  const Processor* p = c.members[member];
-  if (p == nullptr) return nullptr;
+std::optional<int> Machine::waiting(const Communicator& c, std::size_t member) {
+  Processor* p = c.members[member];
+  if (p == nullptr) return std::nullopt;
   for (const auto& [s, items] : p->streams_) {
     if (items.empty() || items.front().kind != Processor::Item::Kind::command) continue;
     const auto* e = std::get_if<Exchange>(&items.front().command);
-    if (e == nullptr || e->communicator != c.number[member]) continue;
-    stream = s;
-    return e;
+    if (e == nullptr) continue;
+    for (const Message& m : e->messages)
+      if (m.communicator == c.number[member]) return s;
   }
-  return nullptr;
+  return std::nullopt;
 }
 
 bool Machine::exchange(Processor& from, int stream) {
-  const auto& e = std::get<Exchange>(from.streams_[stream].front().command);
-  const auto& [c, position] = from.communicators_.at(static_cast<std::size_t>(e.communicator));
-  // Whom the call involves: all members, or those that messages lead to.
-  std::set<std::size_t> involved{static_cast<std::size_t>(position)};
-  std::map<std::size_t, std::pair<const Exchange*, int>> calls;
-  std::vector<std::size_t> open{static_cast<std::size_t>(position)};
+  // A group of calls ends when all of its calls have met their peers': what is involved are all members, or those that
+  // messages lead to, and whom their groups involve.
+  struct Call {
+    const Message* message;
+    Communicator* communicator;
+    std::size_t position;
+  };
+  std::vector<Call> calls;
+  std::set<std::pair<Processor*, int>> involved{{&from, stream}};
+  std::vector<std::pair<Processor*, int>> open{{&from, stream}};
   while (!open.empty()) {
-    const std::size_t m = open.back();
+    const auto [p, s] = open.back();
     open.pop_back();
-    int s = 0;
-    const Exchange* call = waiting(*c, m, s);
-    if (call == nullptr) return false;
-    calls[m] = {call, s};
-    for (const Message& message : call->messages)
-      for (std::size_t j = 0; j < c->members.size(); ++j)
-        if ((collective(message.kind) || message.peer == static_cast<int>(j)) && involved.insert(j).second)
-          open.push_back(j);
+    for (const Message& m : std::get<Exchange>(p->streams_[s].front().command).messages) {
+      require(m.elements > 0, "a call without elements");
+      const auto& [c, position] = p->communicators_.at(static_cast<std::size_t>(m.communicator));
+      calls.push_back({&m, c.get(), static_cast<std::size_t>(position)});
+      for (std::size_t j = 0; j < c->members.size(); ++j) {
+        if (!collective(m.kind) && m.peer != static_cast<int>(j)) continue;
+        const std::optional<int> there = waiting(*c, j);
+        if (!there) return false;
+        if (involved.emplace(c->members[j], *there).second) open.emplace_back(c->members[j], *there);
+      }
+    }
   }
   // Sends meet receives in the order in which they were called; the k-th collective call of each meets the others'
   // k-th.
-  std::map<std::pair<std::size_t, std::size_t>, std::deque<const Message*>> sent;
-  std::map<std::size_t, std::vector<const Message*>> collectives;
-  for (const auto& [m, call] : calls)
-    for (const Message& message : call.first->messages) {
-      require(message.elements > 0, "a call without elements");
-      if (message.kind == Message::Kind::send) sent[{m, static_cast<std::size_t>(message.peer)}].push_back(&message);
-      if (collective(message.kind)) collectives[m].push_back(&message);
-    }
+  std::map<std::tuple<Communicator*, std::size_t, std::size_t>, std::deque<const Message*>> sent;
+  std::map<Communicator*, std::map<std::size_t, std::vector<const Message*>>> collectives;
+  for (const auto& [m, c, position] : calls) {
+    if (m->kind == Message::Kind::send) sent[{c, position, static_cast<std::size_t>(m->peer)}].push_back(m);
+    if (collective(m->kind)) collectives[c][position].push_back(m);
+  }
   // A member that is still at an earlier call of the communicator, with others, is waited for.
   std::vector<std::pair<const Message*, const Message*>> met;
-  for (const auto& [m, call] : calls)
-    for (const Message& message : call.first->messages) {
-      if (message.kind != Message::Kind::receive) continue;
-      auto& queue = sent[{static_cast<std::size_t>(message.peer), m}];
-      if (queue.empty()) return false;
-      met.emplace_back(queue.front(), &message);
-      queue.pop_front();
-    }
+  for (const auto& [m, c, position] : calls) {
+    if (m->kind != Message::Kind::receive) continue;
+    auto& queue = sent[{c, static_cast<std::size_t>(m->peer), position}];
+    if (queue.empty()) return false;
+    met.emplace_back(queue.front(), m);
+    queue.pop_front();
+  }
   for (const auto& [pair, queue] : sent)
     if (!queue.empty()) return false;
-  if (!collectives.empty() && collectives.size() < c->members.size()) return false;
+  for (const auto& [c, lists] : collectives)
+    if (lists.size() < c->members.size()) return false;
   for (const auto& [send, receive] : met) {
     require(send->elements == receive->elements && send->dtype == receive->dtype, "a message of another size");
     std::copy_n(send->from, send->elements * bytes_of(send->dtype), receive->to);
   }
-  if (!collectives.empty()) {
-    for (const auto& [m, list] : collectives) require(list.size() == collectives[0].size(), "other numbers of calls");
-    for (std::size_t i = 0; i < collectives[0].size(); ++i) {
+  for (const auto& [c, lists] : collectives) {
+    const std::size_t count = lists.begin()->second.size();
+    for (const auto& [m, list] : lists) require(list.size() == count, "other numbers of calls");
+    for (std::size_t i = 0; i < count; ++i) {
       std::vector<const Message*> each;
-      for (const auto& [m, list] : collectives) each.push_back(list[i]);
+      for (const auto& [m, list] : lists) each.push_back(list[i]);
       carry_out_collective(each);
     }
   }
-  for (const auto& [m, call] : calls) {
-    ++c->members[m]->carried_;
-    c->members[m]->streams_[call.second].pop_front();
+  for (const auto& [p, s] : involved) {
+    ++p->carried_;
+    p->streams_[s].pop_front();
   }
   return true;
 }

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
@@ -52,7 +53,8 @@ class Machine final : public backend::gpu::Driver {
   };
   bool step();                                 // carries out one thing that is ready, if there is one
   bool exchange(Processor& from, int stream);  // false: peers are missing
-  [[nodiscard]] const backend::gpu::Exchange* waiting(const Communicator& c, std::size_t member, int& stream) const;
+  // The stream whose next command calls the communicator, at one of its members.
+  static std::optional<int> waiting(const Communicator& c, std::size_t member);
 
   int devices_;
   std::int64_t memory_;

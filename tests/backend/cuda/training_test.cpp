@@ -319,7 +319,7 @@ void check(const Job& job, double tolerance) {
   for (int r = 0; r < job.plan.ranks; ++r) devices.push_back(machine.open(r));
   std::vector<std::unique_ptr<gpu::GpuRank>> gpus(devices.size());
   std::mutex mutex;
-  std::map<std::pair<gpu::GpuRank::Meeting, Rank>, gpu::MeetingId> ids;
+  std::map<gpu::GpuRank::Meeting, gpu::MeetingId> ids;
   std::vector<std::string> failures(devices.size());
   {
     std::vector<std::jthread> threads;
@@ -327,9 +327,9 @@ void check(const Job& job, double tolerance) {
       threads.emplace_back([&, r] {
         try {
           gpus[r] = std::make_unique<gpu::GpuRank>(job.plan, inputs, Rank(r), *devices[r]);
-          gpus[r]->join([&](const gpu::GpuRank::Meeting& at, const std::vector<Rank>& group) {
+          gpus[r]->join([&](const gpu::GpuRank::Meeting& at) {
             const std::scoped_lock lock(mutex);
-            auto& id = ids[{at, group.front()}];
+            auto& id = ids[at];
             if (id.empty()) id = machine.meeting_id();
             return id;
           });
