@@ -95,8 +95,9 @@ Measurement on_one(Driver& driver, const Plan& plan, const Inputs& inputs, const
   }
   Measurement out = recorder.finish(fmt::format(
       "{} virtual ranks on one {}, ops timed one at a time on the device and composed along the plan's dependencies: a "
-      "check of compute and order, not of links ({}); a rank's {}",
-      plan.ranks, device->description().name, driver.versions(), memory_text(plan, buffers, extra)));
+      "check of compute and order, not of links ({}); a rank's {}; time stamps add {:.1f} %",
+      plan.ranks, device->description().name, driver.versions(), memory_text(plan, buffers, extra),
+      100 * ranks.stamp_overhead(options.patience)));
   if (options.statistic == RunOptions::Statistic::minimum) out.timeline = timeline(fastest);
   return out;
 }

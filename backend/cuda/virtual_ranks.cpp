@@ -19,7 +19,8 @@ VirtualRanks::VirtualRanks(const Plan& plan, const Inputs& inputs, Device& devic
 }
 
 void VirtualRanks::stamped(std::size_t rank, std::size_t op, const std::function<void()>& work) {
-  const auto at = static_cast<int>(2 * timed_.size());
+  if (!stamps_) return work();
+  const auto at = static_cast<int>(2 + 2 * timed_.size());  // after those of the whole run
   timed_.push_back({rank, op, at, at + 1});
   device_.stamp(at, 0);
   work();
@@ -51,10 +52,12 @@ void VirtualRanks::await(double patience, const std::string& op) {
   throw std::runtime_error(fmt::format("{} did not finish {} within {} s", device_.description().name, late, patience));
 }
 
-std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
+Nanoseconds VirtualRanks::run_all(double patience, bool stamps) {
+  stamps_ = stamps;
   timed_.clear();
   for (const auto& program : programs_) program->reset();
   device_.flush_cache(0);
+  device_.stamp(0, 0);
   for (std::size_t i = 0; i < plan_.ops.size(); ++i) {
     for (std::size_t r = 0; r < programs_.size(); ++r)
       if (programs_[r]->steps()[i].takes_part && collectives_[i].empty())
@@ -66,13 +69,25 @@ std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
             for (const Command& c : phase[r]) device_.enqueue(c, 0);
           });
   }
+  device_.stamp(1, 0);
   await(patience, "the run");
+  return static_cast<Nanoseconds>(device_.nanoseconds(0, 1) + 0.5);
+}
+
+std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
+  run_all(patience, true);
   std::vector<std::vector<Nanoseconds>> out(programs_.size(), std::vector<Nanoseconds>(plan_.ops.size(), -1));
   for (const Timed& t : timed_) {
     Nanoseconds& sum = out[t.rank][t.op];
     sum = std::max<Nanoseconds>(sum, 0) + static_cast<Nanoseconds>(device_.nanoseconds(t.begin, t.end) + 0.5);
   }
   return out;
+}
+
+double VirtualRanks::stamp_overhead(double patience) {
+  const auto with = static_cast<double>(run_all(patience, true));
+  const auto without = static_cast<double>(run_all(patience, false));
+  return without > 0 ? (with - without) / without : 0;
 }
 
 }  // namespace moesim::backend::gpu

@@ -138,6 +138,7 @@ TEST_CASE("the executor: one GPU for each rank, or virtual ranks on one") {
       CHECK(span.start <= span.end);
     }
     CHECK(m.method.find(gpus == 4 ? "4 x processor 0" : "4 virtual ranks on one processor 0") != std::string::npos);
+    CHECK(m.method.find("time stamps add") != std::string::npos);
     CHECK(m.method.find("the plan's peak") != std::string::npos);
     CHECK(machine.live == 0);  // devices are given back
   }
