@@ -106,11 +106,11 @@ TEST_CASE("the combine by gates and its gradient") {
 
 TEST_CASE("gradient of attention") {
   for (const DType t : types)
-    for (const std::int64_t length : {1, 5, 150})
+    for (const std::int64_t length : {1, 5, 132})
       for (const bool gated : {false, true})
-        for (const std::int64_t window : {0, 3, 140}) {
+        for (const std::int64_t window : {0, 3, 130}) {
           AttentionShape f;
-          f.sequences = 2;
+          f.sequences = length > 128 ? 1 : 2;  // more than a tile takes its time without a GPU
           f.q_len = f.kv_len = length;
           f.heads = 2;
           f.kv_heads = gated ? 1 : 2;
