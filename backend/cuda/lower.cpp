@@ -19,12 +19,12 @@ class Lowering : public OpLowering {
   void operator()(const TrainingCall& c) { lower_training(at_, op_, c, out_); }
 
   void operator()(const ProductCall& c) {
-    one_format(c.x, c.w);
+    formats(c.x, c.w, c.y);
     add(c.y, Product{c.x.rows, c.work.n, c.work.k, c.work.batch, c.work.math, c.transposed, c.x, c.w, c.y});
   }
 
   void operator()(const GroupedProductCall& c) {
-    one_format(c.x, c.w);
+    formats(c.x, c.w, c.y);
     // cuBLAS groups products of one format only.
     const bool each = c.work.launch.per_group || c.x.dtype != c.y.dtype;
     GroupedProduct all{c.work.n, c.work.k, c.work.math, c.x.dtype, c.w.dtype, c.y.dtype, {}, nullptr};

@@ -16,12 +16,12 @@ class Lowering : public OpLowering {
 
   // dX[m, k] = dY[m, n] W^T: a product of k columns that sums over n.
   void operator()(const InputGradientCall& c) {
-    one_format(c.dy, c.w);
+    formats(c.dy, c.w, c.dx);
     add(c.dx, Product{c.dy.rows, c.work.k, c.work.n, 1, c.work.math, !c.transposed, c.dy, c.w, c.dx});
   }
   // dW[k, n] = X^T dY sums over the rows; of a table dW[n, k] = dY^T X.
   void operator()(const WeightGradientCall& c) {
-    one_format(c.x, c.dy);
+    formats(c.x, c.dy, c.dw);
     if (c.x.rows == 0) return zero(c.dw);
     const Tensor& x = c.transposed ? c.dy : c.x;
     const Tensor& w = c.transposed ? c.x : c.dy;
@@ -29,7 +29,7 @@ class Lowering : public OpLowering {
   }
 
   void operator()(const GroupedInputGradientCall& c) {
-    one_format(c.dy, c.w);
+    formats(c.dy, c.w, c.dx);
     const GroupedGemm& work = c.work;
     const bool each = work.launch.per_group || c.dy.dtype != c.dx.dtype;
     GroupedProduct all{work.k, work.n, work.math, c.dy.dtype, c.w.dtype, c.dx.dtype, {}, nullptr, true};
@@ -54,7 +54,7 @@ class Lowering : public OpLowering {
 
   // Groups that share a matrix add up in float and are rounded once.
   void operator()(const GroupedWeightGradientCall& c) {
-    one_format(c.x, c.dy);
+    formats(c.x, c.dy, c.dw);
     const GroupedGemm& work = c.work;
     const auto matrices = static_cast<std::size_t>(c.dw.rows / work.k);
     std::vector<std::vector<std::size_t>> of_matrix(matrices);  // its groups that have rows

@@ -12,10 +12,13 @@ void OpLowering::refuse(const std::string& why) const {
   throw Refused(fmt::format("op '{}' ({}) does not run on a GPU: {}", op_.name, to_string(op_.work), why));
 }
 
-void OpLowering::one_format(const Tensor& a, const Tensor& b) const {
+void OpLowering::formats(const Tensor& a, const Tensor& b, const Tensor& product) const {
   if (a.dtype != b.dtype)
     refuse(fmt::format("cuBLAS multiplies operands of one format, and these are {} and {}", to_string(a.dtype),
                        to_string(b.dtype)));
+  if (product.dtype != a.dtype && product.dtype != DType::f32)
+    refuse(fmt::format("cuBLAS multiplies {} into {} or f32, and its result is {}", to_string(a.dtype),
+                       to_string(a.dtype), to_string(product.dtype)));
 }
 
 void OpLowering::end_set(const Launch& launch, int launches) {

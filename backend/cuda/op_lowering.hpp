@@ -15,8 +15,8 @@ class OpLowering {
 
  protected:
   [[noreturn]] void refuse(const std::string& why) const;
-  // cuBLAS multiplies operands of one format.
-  void one_format(const Tensor& a, const Tensor& b) const;
+  // cuBLAS multiplies operands of one format, into that or float32.
+  void formats(const Tensor& a, const Tensor& b, const Tensor& product) const;
   // A launch for no elements is left out, as frameworks do.
   template <class T>
   void add(const Tensor& y, T command) {

@@ -3,15 +3,22 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <set>
+#include <future>
+#include <memory>
 #include <stdexcept>
 #include <string_view>
-#include <thread>
 
 namespace moesim::backend::gpu {
 namespace {
 
-constexpr double patience = 120;  // seconds for members to meet
+constexpr std::chrono::seconds patience{120};  // for members to meet
+
+std::int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
+
+std::runtime_error not_all_came(const char* what) {
+  return std::runtime_error(std::string("NCCL: ") + what + ": not all members came within " +
+                            std::to_string(patience.count()) + " s");
+}
 
 [[noreturn]] void fail(ncclResult_t status, ncclComm_t communicator, const char* what) {
   std::string text = std::string("NCCL: ") + what + ": " + ncclGetErrorString(status);
@@ -19,9 +26,8 @@ constexpr double patience = 120;  // seconds for members to meet
   if (last != nullptr && *last != '\0') text += std::string(" (") + last + ")";
   throw std::runtime_error(text);
 }
-// In progress is no error of a communicator that does not block.
 void check(ncclResult_t status, ncclComm_t communicator, const char* what) {
-  if (status != ncclSuccess && status != ncclInProgress) fail(status, communicator, what);
+  if (status != ncclSuccess) fail(status, communicator, what);
 }
 
 ncclDataType_t type_of(DType t) {
@@ -44,39 +50,69 @@ ncclDataType_t type_of(DType t) {
 
 }  // namespace
 
-void Communicators::settle(ncclComm_t communicator, const char* what) {
-  const auto begun = std::chrono::steady_clock::now();
-  ncclResult_t state = ncclInProgress;
-  while (true) {
-    check(ncclCommGetAsyncError(communicator, &state), communicator, what);
-    if (state != ncclInProgress) break;
-    if (std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count() > patience)
-      throw std::runtime_error(std::string("NCCL: ") + what + ": not all members came within " +
-                               std::to_string(static_cast<int>(patience)) + " s");
-    std::this_thread::yield();
+Communicators::~Communicators() {
+  {
+    const std::scoped_lock lock(mutex_);
+    end_ = true;
   }
-  check(state, communicator, what);
+  change_.notify_all();
+  if (watchdog_.joinable()) watchdog_.join();
+  abort();
 }
 
+void Communicators::must_live() const {
+  if (late_) throw not_all_came("a collective");
+  if (aborted_) throw std::runtime_error("NCCL: the communicators have been ended");
+}
+
+// Nobody else can end a call that waits for peers. NCCL then gives it up with an error.
+void Communicators::watch() {
+  std::unique_lock lock(mutex_);
+  while (!change_.wait_for(lock, std::chrono::seconds(1), [&] { return end_; })) {
+    const std::int64_t entered = entered_;
+    if (entered == 0 || now() - entered < std::chrono::steady_clock::duration(patience).count()) continue;
+    late_ = true;
+    if (aborted_.exchange(true)) continue;
+    for (ncclComm_t c : all_) ncclCommAbort(c);
+  }
+}
+
+// A thread that waits for peers inside NCCL cannot be called back: after `patience` it is left behind.
 int Communicators::join(const MeetingId& id, int members, int position) {
-  ncclUniqueId unique;
-  if (id.size() != sizeof unique.internal) throw std::runtime_error("NCCL: an id of another version");
-  std::memcpy(unique.internal, id.data(), id.size());
-  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-  config.blocking = 0;
-  ncclComm_t communicator = nullptr;
-  check(ncclCommInitRankConfig(&communicator, members, unique, position, &config), communicator,
-        "joining a communicator");
-  all_.push_back(communicator);
-  settle(communicator, "joining a communicator");
+  struct Joining {
+    ncclUniqueId id;
+    ncclComm_t communicator = nullptr;
+    std::promise<ncclResult_t> status;
+  };
+  must_live();
+  const auto joining = std::make_shared<Joining>();
+  if (id.size() != sizeof joining->id.internal) throw std::runtime_error("NCCL: an id of another version");
+  std::memcpy(joining->id.internal, id.data(), id.size());
+  std::future<ncclResult_t> status = joining->status.get_future();
+  std::thread([joining, members, position, device = device_] {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    cudaSetDevice(device);
+    joining->status.set_value(ncclCommInitRankConfig(&joining->communicator, members, joining->id, position, &config));
+  }).detach();
+  if (status.wait_for(patience) != std::future_status::ready) throw not_all_came("joining a communicator");
+  check(status.get(), joining->communicator, "joining a communicator");
+  const std::scoped_lock lock(mutex_);
+  if (!watchdog_.joinable()) watchdog_ = std::thread([this] { watch(); });
+  all_.push_back(joining->communicator);
   return static_cast<int>(all_.size()) - 1;
 }
 
 void Communicators::enqueue(const Exchange& c, cudaStream_t stream) {
-  const auto of = [&](const Exchange::Message& m) { return all_.at(static_cast<std::size_t>(m.communicator)); };
+  must_live();
+  struct Call {
+    std::atomic<std::int64_t>& entered;
+    explicit Call(std::atomic<std::int64_t>& e) : entered(e) { entered = now(); }
+    ~Call() { entered = 0; }
+  };
+  const Call call(entered_);
   check(ncclGroupStart(), nullptr, "a group");
   for (const Exchange::Message& m : c.messages) {
-    ncclComm_t comm = of(m);
+    ncclComm_t comm = all_.at(static_cast<std::size_t>(m.communicator));
     const auto n = static_cast<std::size_t>(m.elements);
     const ncclDataType_t type = type_of(m.dtype);
     ncclResult_t status = ncclSuccess;
@@ -103,18 +139,19 @@ void Communicators::enqueue(const Exchange& c, cudaStream_t stream) {
         status = ncclReduce(m.from, m.to, n, type, ncclSum, m.peer, comm, stream);
         break;
     }
-    if (status != ncclSuccess && status != ncclInProgress) {
+    if (status != ncclSuccess) {
       ncclGroupEnd();
+      must_live();
       fail(status, comm, "a collective");
     }
   }
-  check(ncclGroupEnd(), nullptr, "a collective");
-  std::set<ncclComm_t> used;
-  for (const Exchange::Message& m : c.messages)
-    if (used.insert(of(m)).second) settle(of(m), "a collective");
+  const ncclResult_t ended = ncclGroupEnd();
+  must_live();
+  check(ended, nullptr, "a collective");
 }
 
 void Communicators::check_health() {
+  must_live();
   for (ncclComm_t c : all_) {
     ncclResult_t state = ncclSuccess;
     check(ncclCommGetAsyncError(c, &state), c, "a collective");
@@ -123,8 +160,7 @@ void Communicators::check_health() {
 }
 
 void Communicators::abort() noexcept {
-  if (aborted_) return;
-  aborted_ = true;
+  if (aborted_.exchange(true)) return;
   for (ncclComm_t c : all_) ncclCommAbort(c);
 }
 

@@ -16,7 +16,7 @@ std::string version_text(int v) { return std::to_string(v / 1000) + "." + std::t
 
 class CudaDevice final : public Device {
  public:
-  explicit CudaDevice(int number) : number_(number) {
+  explicit CudaDevice(int number) : number_(number), communicators_(number) {
     here();
     cudaDeviceProp p{};
     check(cudaGetDeviceProperties(&p, number), "its properties");
@@ -70,7 +70,7 @@ class CudaDevice final : public Device {
         [&](const auto& c) {
           using C = std::decay_t<decltype(c)>;
           if constexpr (std::is_same_v<C, Product> || std::is_same_v<C, GroupedProduct>)
-            products_[static_cast<std::size_t>(s)]->enqueue(c);
+            products(s).enqueue(c);
           else if constexpr (std::is_same_v<C, CopyBytes>)
             check(cudaMemcpyAsync(c.to, c.from, static_cast<std::size_t>(c.bytes), cudaMemcpyDefault, on), "a copy");
           else if constexpr (std::is_same_v<C, SetBytes>)
@@ -182,9 +182,16 @@ class CudaDevice final : public Device {
       cudaStream_t made = nullptr;
       check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "a stream");
       streams_.push_back(made);
-      products_.push_back(std::make_unique<Products>(made));
+      products_.emplace_back();
+      if (streams_.size() == 1) products(0);  // before anything is captured or timed
     }
     return streams_[static_cast<std::size_t>(s)];
+  }
+  // Handles and a workspace only for streams that multiply.
+  Products& products(int s) {
+    std::unique_ptr<Products>& p = products_[static_cast<std::size_t>(s)];
+    if (p == nullptr) p = std::make_unique<Products>(streams_[static_cast<std::size_t>(s)]);
+    return *p;
   }
   static cudaEvent_t at(std::vector<cudaEvent_t>& events, int i, unsigned flags) {
     const auto n = static_cast<std::size_t>(i);
@@ -246,6 +253,8 @@ extern "C" moesim::backend::gpu::Driver* moesim_cuda_driver(int interface_versio
   // Kernels of two communicators on one GPU wait for their peers in the order in which the host launched them, which is
   // the plan's at every rank; else two GPUs could each run the one that the other does not (NCCL 2.26 and newer).
   setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
+  // Loading a kernel may wait for the device, and a rank's collective on it for the very rank that loads.
+  if (moesim::backend::gpu::nccl_ranks_per_gpu() > 1) setenv("CUDA_MODULE_LOADING", "EAGER", 0);
   static moesim::backend::gpu::CudaDriver driver;
   return &driver;
 }

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <tuple>
 #include <utility>
 
 #include "backend/cuda/arena.hpp"
@@ -286,6 +287,21 @@ TEST_CASE("launches: one grouped product, or a product per group that has rows; 
   const gpu::Step loop = lowered(g);
   CHECK(texts(loop.commands) == List{"product 3x8x2", "nothing", "product 5x8x2", "nothing"});
   CHECK(loop.set_ends == std::vector<std::size_t>{2, 4});
+
+  // Formats that cuBLAS does not have are refused by the op's name, not when they run.
+  for (const auto& [x, w, y] : {std::tuple{DType::f32, DType::bf16, DType::f32},
+                                {DType::f32, DType::f32, DType::bf16},
+                                {DType::bf16, DType::bf16, DType::f16}}) {
+    GroupedProductCall other = g;
+    other.x.dtype = x;
+    other.w.dtype = w;
+    other.y.dtype = y;
+    CHECK_THROWS_AS(lowered(other), Refused);
+  }
+  GroupedProductCall wider = g;
+  wider.x.dtype = wider.w.dtype = DType::bf16;
+  wider.work.launch = {};
+  CHECK(texts(lowered(wider).commands) == List{"product 3x8x2", "product 5x8x2"});
 
   PermuteCall p;
   p.work.routed = TableId(0);
