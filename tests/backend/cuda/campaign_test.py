@@ -37,7 +37,7 @@ class Campaign(unittest.TestCase):
 
     def summary(self):
         return [(line.split()[0], "ok" in line.split()[1:2]) for line in (self.out / "summary.txt").read_text().splitlines()
-                if not line.startswith("compute-sanitizer")]
+                if not line.startswith(("compute-sanitizer", "campaign:", "MoE layers"))]
 
     def test_without_a_gpu_it_says_so_and_leaves_no_archive(self):
         r = campaign(BUILD, self.out, CUDA_VISIBLE_DEVICES="")
@@ -74,11 +74,13 @@ class Campaign(unittest.TestCase):
         # No fit was written, so none is used.
         self.assertTrue(steps["calibrate"])
 
-    def test_wrong_results_end_it(self):
-        r = campaign(self.stand_in("echo wrong; exit 1", "echo never"), self.out)
+    def test_wrong_results_are_said_and_the_rest_goes_on(self):
+        r = campaign(self.stand_in("echo wrong; exit 1", "echo fine"), self.out)
         self.assertEqual(r.returncode, 1)
         self.assertIn("the GPU's results are wrong", r.stderr)
-        self.assertEqual([s for s, _ in self.summary()], ["gpu_tests"])
+        text = (self.out / "summary.txt").read_text()
+        self.assertIn("the GPU's results are wrong", text)
+        self.assertIn(f"{SCENARIOS[0]}.compare", text)
 
     def test_only_the_steps_that_are_asked_for(self):
         build = self.stand_in("echo fine", 'echo "$@"')
