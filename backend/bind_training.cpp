@@ -92,7 +92,7 @@ Call TrainingBinder::norm_gradient(const Elementwise& w) {
   require(c.x.rows == rows(w.rows) && same_shape(c.dy, c.x) && same_shape(c.dx, c.x) &&
               c.w.rows * c.w.cols == c.x.cols && same_shape(c.dw, c.w) && (!c.dr || same_shape(*c.dr, c.x)),
           "its buffers differ in shape");
-  return TrainingCall{std::move(c)};
+  return TrainingCall{c};
 }
 
 // The gradient of a rotation is the rotation back; the core whose backward op wrote dX' knows the shape.
@@ -210,7 +210,7 @@ std::optional<Call> TrainingBinder::bind(const Permute& w) {
   const Tensor y = write(0);
   floats({x, y});
   require(x.cols == y.cols && x.rows == rows(w.rows_in) && y.rows == rows(w.rows_out), "its buffers differ in shape");
-  require(choice.dtype == DType::f32 && choice.cols == 2 * inputs_.routing.top_k() &&
+  require(choice.dtype == DType::f32 && choice.cols == std::int64_t{2} * inputs_.routing.top_k() &&
               choice.rows == (combines ? y : x).rows,
           "its choice has another shape");
   RowMap map = maps_.of(*op_, w, rank_);

@@ -68,8 +68,10 @@ struct Work {
         return {3 * rows * cols, 5 * one};
       case StreamProbe::Kind::norm:
         return {4 * rows * cols, 4 * one + cols * size_of(p.dtype)};
-      case StreamProbe::Kind::quantize:
-        return {2 * rows * cols, one + rows * (cols + 4 * static_cast<double>((p.cols + 127) / 128))};
+      case StreamProbe::Kind::quantize: {
+        const std::int64_t blocks = (p.cols + 127) / 128;
+        return {2 * rows * cols, one + rows * (cols + 4 * static_cast<double>(blocks))};
+      }
     }
     return {};
   }

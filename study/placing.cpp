@@ -98,7 +98,8 @@ PlacingInput placing_input(const Scenario& given, double train_share, int steps)
   const std::int64_t per_token = std::int64_t{setup.routing->moe_layers()} * setup.routing->top_k();
   const std::int64_t most = std::max(fewest_tokens, most_copies / per_token);
   const std::int64_t step = out.tokens_per_step;
-  const std::int64_t wanted = step > most / (2 * steps) ? 2 * step : 2 * steps * step;
+  const std::int64_t both = std::int64_t{2} * steps;
+  const std::int64_t wanted = step > most / both ? 2 * step : both * step;
   set_windows(out, long_routing(scenario, setup.model, setup.workload, std::clamp(wanted, fewest_tokens, most)),
               train_share);
   return out;
@@ -197,8 +198,7 @@ Placing place_experts(const PlacingInput& input, const PlacingRequest& request) 
           fmt::format("{} replicas shared a GPU with another of their expert and were exchanged", read.exchanges));
   }
   out.judged = judge(input, out.plan.maps, out.plan.shape, request);
-  PlacingRequest plain = request;
-  out.contiguous = judge(input, contiguous_maps(input), input.shape, plain);
+  out.contiguous = judge(input, contiguous_maps(input), input.shape, request);
   const bool free_sizes = request.map.empty() && request.method == Method::moetuner && !request.moetuner.equal_sizes;
   out.bound_test =
       mean_bound(placement::measure_loads(*input.test, {0, input.test->tokens()}), out.plan.shape, free_sizes);

@@ -80,6 +80,7 @@ std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inpu
   constexpr std::uintptr_t apart = 256;
   std::uintptr_t next = apart;
   const auto room = [&](DType dtype, std::int64_t rows, std::int64_t cols) {
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): made up, see above
     const Tensor t{reinterpret_cast<std::byte*>(next), dtype, rows, cols};
     next += (static_cast<std::uintptr_t>(t.bytes()) / apart + 1) * apart;
     return t;

@@ -126,8 +126,9 @@ class Cuda final : public Executor {
   [[nodiscard]] std::string_view name() const override { return "cuda"; }
   [[nodiscard]] std::string unavailable() const override { return loaded().trouble; }
   [[nodiscard]] Measurement run(const Plan& plan, const Inputs& inputs, const RunOptions& options) const override {
-    if (!unavailable().empty()) throw Refused(unavailable());
-    return measure(*loaded().driver, plan, inputs, options);
+    const auto& [driver, trouble] = loaded();
+    if (driver == nullptr || !trouble.empty()) throw Refused(trouble);
+    return measure(*driver, plan, inputs, options);
   }
 };
 

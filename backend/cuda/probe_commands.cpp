@@ -131,7 +131,8 @@ struct Build {
       }
       case Kind::gate: {
         const int k = static_cast<int>(std::min<std::int64_t>(8, p.cols));
-        return {Gate{k, nullptr, room.input(DType::f32, p.rows, p.cols), room.output(DType::f32, p.rows, 2 * k)}};
+        return {Gate{k, nullptr, room.input(DType::f32, p.rows, p.cols),
+                     room.output(DType::f32, p.rows, std::int64_t{2} * k)}};
       }
       case Kind::activation:
         return {ActivateCall{Activation::silu, false, x(p.rows, p.cols), y()}};
@@ -243,8 +244,8 @@ Exchange exchange_of(const CollectiveProbe& p, int communicator, Room& room) {
       const std::byte* from = in(part * p.gpus);
       std::byte* to = out(part * p.gpus);
       for (int j = 0; j < p.gpus; ++j) {
-        e.messages.push_back({Kind::send, j, from + 2 * j * part, nullptr, part, DType::bf16});
-        e.messages.push_back({Kind::receive, j, nullptr, to + 2 * j * part, part, DType::bf16});
+        e.messages.push_back({Kind::send, j, from + 2 * part * j, nullptr, part, DType::bf16});
+        e.messages.push_back({Kind::receive, j, nullptr, to + 2 * part * j, part, DType::bf16});
       }
       break;
     }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace moesim::backend::gpu {
 
@@ -79,7 +80,7 @@ std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
   std::vector<std::vector<Nanoseconds>> out(programs_.size(), std::vector<Nanoseconds>(plan_.ops.size(), -1));
   for (const Timed& t : timed_) {
     Nanoseconds& sum = out[t.rank][t.op];
-    sum = std::max<Nanoseconds>(sum, 0) + static_cast<Nanoseconds>(device_.nanoseconds(t.begin, t.end) + 0.5);
+    sum = std::max<Nanoseconds>(sum, 0) + Nanoseconds{std::llround(device_.nanoseconds(t.begin, t.end))};
   }
   return out;
 }

@@ -116,8 +116,10 @@ RowTiles RowTiles::dense(std::int64_t m, std::int64_t batch) {
   out.rows = static_cast<double>(m * batch);
   out.groups = static_cast<double>(batch);
   out.mean = static_cast<double>(m);
-  for (std::size_t i = 0; i < heights.size(); ++i)
-    out.tiles[i] = static_cast<double>((m + heights[i] - 1) / heights[i] * batch);
+  for (std::size_t i = 0; i < heights.size(); ++i) {
+    const std::int64_t tiles = (m + heights[i] - 1) / heights[i] * batch;
+    out.tiles[i] = static_cast<double>(tiles);
+  }
   out.expected = out.tiles;
   return out;
 }

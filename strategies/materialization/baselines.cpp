@@ -68,7 +68,7 @@ ExpertPlacement shadow(const ExpertPlacement& owners, const Table& counts, const
   return held.placement();
 }
 
-ExpertPlacement exchange_experts(ExpertPlacement owners, std::span<const double> load) {
+ExpertPlacement exchange_experts(const ExpertPlacement& owners, std::span<const double> load) {
   Holders held(owners, static_cast<int>(load.size()));
   std::vector<double> device = device_loads(owners, load);
   for (;;) {
@@ -113,7 +113,7 @@ ExpertPlacement with_spare_slots(int experts, int devices, int spare) {
   return held.placement();
 }
 
-ExpertPlacement replicate_and_shrink(ExpertPlacement placement, std::span<const double> load, int changes) {
+ExpertPlacement replicate_and_shrink(const ExpertPlacement& placement, std::span<const double> load, int changes) {
   Holders held(placement, static_cast<int>(load.size()));
   for (int c = 0; c < changes; ++c) {
     const double before = most(device_loads(held.placement(), load));

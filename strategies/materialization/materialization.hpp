@@ -45,11 +45,11 @@ ExpertPlacement shadow(const ExpertPlacement& owners, const Table& counts, const
 
 // SmartMoE's exchange (ATC'23): experts of the most and the least loaded device change places while that lowers the
 // maximum; devices keep their number of experts.
-ExpertPlacement exchange_experts(ExpertPlacement owners, std::span<const double> load);
+ExpertPlacement exchange_experts(const ExpertPlacement& owners, std::span<const double> load);
 
 // FlexMoE (SIGMOD'23): the hottest expert (load / replicas) gets a replica in place of one of the coldest expert that
 // has several, on a device that lacks it; at most `changes` of them, each only if the maximum device load falls.
-ExpertPlacement replicate_and_shrink(ExpertPlacement placement, std::span<const double> load, int changes);
+ExpertPlacement replicate_and_shrink(const ExpertPlacement& placement, std::span<const double> load, int changes);
 // Its first placement: contiguous owners, then `spare` replicas per device dealt in turn.
 ExpertPlacement with_spare_slots(int experts, int devices, int spare);
 

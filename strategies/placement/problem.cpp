@@ -34,7 +34,7 @@ ClusterShape shape_of(const Cluster& cluster, std::span<const Rank> members) {
   ClusterShape out;
   out.gpus = static_cast<int>(members.size());
   const auto node_of = [&](std::size_t i) { return members[i].value() / cluster.gpus_per_node; };
-  std::size_t each = 0;  // members on the first node
+  std::size_t each = 1;  // members on the first node
   while (each < members.size() && node_of(each) == node_of(0)) ++each;
   bool even = members.size() % each == 0;
   for (std::size_t i = 0; even && i < members.size(); ++i)
