@@ -23,6 +23,7 @@ struct Args {
   std::string backend = "host";
   std::string transport = "threads";
   std::string out;
+  std::string plan;
   bool json = false;
   Options measurement;
 };
@@ -47,6 +48,7 @@ int measure(const Args& args, const backend::Executor& executor) {
     const study::Scenario scenario = study::read_scenario(args.scenario);
     study::RunOptions options;
     options.executor = &executor;
+    options.plan = args.plan;
     options.measurement = args.measurement;
     options.measurement.transport = transport.get();
     if (speaks) options.out_dir = args.out;
@@ -107,6 +109,7 @@ void add_run(CLI::App& app, Run& run) {
   verb->add_option("--patience", m.patience, "Seconds without a sign of life from a rank that end the run")
       ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
+  verb->add_option("--plan", args->plan, "A plan's file ('moesim plan -o') instead of the scenario's strategies");
   verb->add_option("--out", args->out,
                    "Directory for report.json and, per strategy, ops.csv, trace.json, timeline.json");
   verb->add_flag("--json", args->json, "Print report.json instead of tables");
@@ -114,6 +117,7 @@ void add_run(CLI::App& app, Run& run) {
   moesim run scenarios/host_small.toml --out measured
   moesim run scenarios/host_small.toml --statistic minimum --repeat 20
   mpirun -n 4 moesim run scenarios/host_small.toml --transport mpi
+  moesim run scenarios/cuda_mixtral_skewed.toml --backend cuda     predicted by: simulate, --virtual-ranks on one GPU
 
 Exit codes: 0 done; 1 no strategy could be run; 2 bad input; 3 the backend or transport is not here.)");
   verb->callback([args, &run] {

@@ -19,6 +19,7 @@ void add_simulate(CLI::App& app, Run& run) {
     std::optional<double> error;
     bool exact = false;
     bool one_gpu = false;
+    std::string plan;
   };
   CLI::App* verb = app.add_subcommand("simulate", "Predict every strategy of a scenario and rank them");
   const auto args = std::make_shared<Args>();
@@ -35,6 +36,7 @@ void add_simulate(CLI::App& app, Run& run) {
                    "Largest relative error of a transfer's time, whatever the scenario says (there 0.01 by default)")
       ->check(CLI::Range(1e-6, 0.5))
       ->excludes(exact);
+  verb->add_option("--plan", args->plan, "A plan's file ('moesim plan -o') instead of the scenario's strategies");
   verb->add_flag("--virtual-ranks", args->one_gpu,
                  "Predict all ranks on one GPU, one op at a time, as 'run --backend cuda' runs them where there are "
                  "fewer GPUs than ranks");
@@ -42,6 +44,7 @@ void add_simulate(CLI::App& app, Run& run) {
   moesim simulate scenarios/mixtral_h100.toml
   moesim simulate a.toml b.toml --out results           results/a, results/b
   moesim simulate a.toml --json | jq '.points[0].strategies[0].strategy'
+  moesim plan a.toml --strategy ep -o ep.plan.json; moesim simulate a.toml --plan ep.plan.json
 
 Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad input.)");
   verb->callback([args, &run] {
@@ -53,6 +56,7 @@ Exit codes: 0 every point has a strategy that fits; 1 some point has none; 2 bad
         options.overlays = args->machines;
         options.force = args->force;
         options.one_gpu = args->one_gpu;
+        options.plan = args->plan;
         if (args->exact) options.fidelity = {.kind = sim::Fidelity::Kind::exact};
         if (args->error) options.fidelity = {sim::Fidelity::Kind::bounded, *args->error};
         if (!args->out.empty()) {

@@ -245,7 +245,7 @@ std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
         given.emplace(option.key, option.value);
       }
     }
-    out.push_back({choice.name, strategy, strategies::Options(strategy->options, std::move(given))});
+    out.push_back({choice.name, strategy, strategies::Options(strategy->options, std::move(given)), nullptr});
   }
   faults.throw_if_any();
   return out;
@@ -325,6 +325,28 @@ Setup resolve(const Scenario& s) {
     });
   faults.attempt([&] { out.strategies = resolve_strategies(s); });
   faults.throw_if_any();
+  return out;
+}
+
+ResolvedStrategy strategy_of_plan(const std::string& path, const Setup& setup) {
+  auto plan = std::make_shared<const Plan>(read_plan(path));
+  std::vector<Diagnostic> wrong;
+  const auto same = [&](const char* what, const std::string& of_plan, const std::string& of_setup) {
+    if (of_plan != of_setup)
+      wrong.push_back({{path, 0, 0},
+                       fmt::format("was made for the {} '{}', and the scenario's is '{}'", what, of_plan, of_setup),
+                       "give the scenario that the plan was made from"});
+  };
+  same("model", plan->model, setup.model.name);
+  same("workload", plan->workload, to_string(setup.workload));
+  same("routing", plan->routing, setup.routing->description());
+  if (plan->ranks > setup.cluster.ranks())
+    wrong.push_back({{path, 0, 0},
+                     fmt::format("has {} ranks, and the scenario's cluster {}", plan->ranks, setup.cluster.ranks()),
+                     {}});
+  if (!wrong.empty()) throw InputError(std::move(wrong));
+  ResolvedStrategy out{plan->strategy, nullptr, strategies::Options({}, {}), plan};
+  std::ranges::replace_if(out.label, [](char c) { return c == '/' || c == '\\' || c == '\0'; }, '_');  // it names files
   return out;
 }
 

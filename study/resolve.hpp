@@ -21,6 +21,7 @@ struct ResolvedStrategy {
   std::string label;
   const strategies::Strategy* strategy = nullptr;
   strategies::Options options;
+  std::shared_ptr<const Plan> plan;  // from a file, instead of what a strategy makes
 };
 
 struct Setup {
@@ -41,6 +42,10 @@ struct Setup {
 // GPUs than the machine has, number formats without a pipeline, options that a strategy does not have. Throws
 // InputError with all that is wrong, at its place in the scenario or in the file that the scenario names.
 Setup resolve(const Scenario& scenario);
+
+// A plan's file in a strategy's place. Throws InputError where it was made for another model, workload, routing or more
+// ranks than the setup has.
+ResolvedStrategy strategy_of_plan(const std::string& path, const Setup& setup);
 
 // The scenario's routing over more tokens than one step: `tokens` of its law, or the whole window of its trace.
 std::shared_ptr<const Routing> long_routing(const Scenario& scenario, const Model& model, const Workload& workload,

@@ -127,12 +127,12 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
                             const std::function<void(double)>& progress) {
   StrategyResult out;
   out.label = chosen.label;
-  out.kind = chosen.strategy->name;
+  out.kind = chosen.plan ? "plan file" : std::string(chosen.strategy->name);
   const std::string prefix = directory.empty() ? "" : directory + "/" + chosen.label;
   Plan plan;
   try {
     // With real numbers, and on one GPU, it is the first iteration.
-    if (setup.loads && options.executor == nullptr && !options.one_gpu) {
+    if (setup.loads && options.executor == nullptr && !options.one_gpu && !chosen.plan) {
       run_iterations(setup, chosen, options, prefix, side_by_side, progress, out);
       return out;
     }
@@ -248,6 +248,7 @@ double metric_value(const StrategyResult& result, std::string_view metric) {
 }
 
 Plan make_plan(const Setup& setup, const ResolvedStrategy& strategy) {
+  if (strategy.plan) return *strategy.plan;
   return strategy.strategy->plan({setup.model, setup.cluster, setup.workload, *setup.routing, strategy.options,
                                   strategy.label, setup.history.get()});
 }
@@ -275,7 +276,11 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
   std::vector<Job> jobs;
   for (const ScenarioPoint& p : points) {
     setups.push_back(resolve(p.scenario));
-    const Setup& s = setups.back();
+    Setup& s = setups.back();
+    if (!options.plan.empty()) {
+      s.strategies.clear();
+      s.strategies.push_back(strategy_of_plan(options.plan, s));
+    }
     PointResult& r = out.points.emplace_back();
     r.axes = p.axes;
     r.model = s.model.name;

@@ -18,6 +18,7 @@ struct RunOptions {
   std::vector<std::string> overlays;  // calibrations of the machine, after the scenario's own
   bool force = false;                 // calibrations of another machine or processor are used all the same
   std::optional<sim::Fidelity> fidelity;        // of the network; none: the scenario's
+  std::string plan;                             // a plan's file instead of the scenario's strategies; empty: those
   bool one_gpu = false;                         // predict all ranks on one GPU, as virtual ranks run (one_gpu.hpp)
   const backend::Executor* executor = nullptr;  // measures; null: the simulator predicts
   backend::RunOptions measurement;              // of the executor; its progress is set here

@@ -142,6 +142,35 @@ class Cli(unittest.TestCase):
             self.assertEqual(run("plan", scenario, "--strategy", "expert_parallel", "-o", out).returncode, 0)
             self.assertEqual(json.loads(out.read_text())["ranks"], 8)
 
+    def test_a_plan_file_is_predicted_and_run_as_the_strategy_is(self):
+        scenario = SOURCE / "tests/cli/host_tiny.toml"
+        with tempfile.TemporaryDirectory() as d:
+            d = pathlib.Path(d)
+            first = json.loads(run("simulate", scenario, "--json").stdout)["points"][0]["strategies"][0]
+            plan = d / "p.plan.json"
+            self.assertEqual(run("plan", scenario, "--strategy", first["strategy"], "-o", plan).returncode, 0)
+            r = run("simulate", scenario, "--plan", plan, "--json", "--out", d / "predicted")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            only = json.loads(r.stdout)["points"][0]["strategies"]
+            self.assertEqual([(s["strategy"], s["step_us"]) for s in only], [(first["strategy"], first["step_us"])])
+            r = run("run", scenario, "--plan", plan, "--repeat", "1", "--out", d / "measured")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            r = run("compare", d / "predicted", d / "measured", "--tolerance", "10")
+            self.assertEqual(r.returncode, 0, r.stderr)
+            text = plan.read_text()
+            for bad, message in ((text.replace(f'"strategy":"{first["strategy"]}"', '"strategy":"../../x"', 1), None),
+                                 (text.replace('"ranks":', '"ranks":1', 1), "rank"),
+                                 (text[:-20], "not"),
+                                 (text.replace('"model":"', '"model":"other', 1), "was made for the model 'other")):
+                plan.write_text(bad)
+                r = run("simulate", scenario, "--plan", plan, "--out", d / "bad")
+                if message is None:  # a name is no path
+                    self.assertEqual(r.returncode, 0, r.stderr)
+                    self.assertTrue((d / "bad" / ".._.._x.timeline.json").exists())
+                    continue
+                self.assertEqual(r.returncode, 2, r.stderr)
+                self.assertIn(message, r.stderr)
+
     def test_the_loop_on_this_machine(self):
         """simulate, run and compare of one scenario: the same ops, and the bytes that ranks compute do not depend on
         how they run."""
