@@ -24,8 +24,16 @@ void add_compare(CLI::App& app, Run& run) {
   verb->add_option("predicted", args->predicted, "A .timeline.json, or a directory of them ('moesim simulate --out')")
       ->required();
   verb->add_option("measured", args->measured, "The same of 'moesim run --out'")->required();
+  using Judge = study::CompareOptions::Judge;
+  const std::map<std::string, Judge> judges{{"end-to-end", Judge::end_to_end}, {"moe-layer", Judge::moe_layer}};
+  verb->add_option("--judge", args->options.judge,
+                   "Whose error and order pass or fail: the whole step's, or the MoE layers' where the rest is not "
+                   "comparable (attention on --backend cuda)")
+      ->transform(CLI::CheckedTransformer(judges))
+      ->default_str("end-to-end");
+  verb->add_flag("--common", args->options.common, "Leave out strategies that only one side has");
   verb->add_option("--tolerance", args->options.tolerance,
-                   "Largest end-to-end error; strategies closer to each other than this have no order")
+                   "Largest error of what is judged; strategies closer to each other than this have no order")
       ->check(CLI::Range(0.0, 10.0))
       ->capture_default_str();
   verb->add_option("--by", args->options.by, "Rows: kinds of op, layers, ranks or strategies")
@@ -40,8 +48,8 @@ void add_compare(CLI::App& app, Run& run) {
   moesim run s.toml --out measured
   moesim compare predicted measured --tolerance 0.25
 
-Exit codes: 0 every end-to-end error is within the tolerance and no two strategies farther apart than it are predicted
-the wrong way round; 1 otherwise; 2 files that cannot be read or do not match op for op.)");
+Exit codes: 0 every error judged is within the tolerance and no two strategies farther apart than it are predicted the
+wrong way round; 1 otherwise; 2 files that cannot be read or do not match op for op.)");
   verb->callback([args, &run] {
     run = [args] {
       const study::Comparison c =

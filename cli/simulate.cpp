@@ -39,7 +39,9 @@ void add_simulate(CLI::App& app, Run& run) {
   verb->add_option("--plan", args->plan, "A plan's file ('moesim plan -o') instead of the scenario's strategies");
   verb->add_flag("--virtual-ranks", args->one_gpu,
                  "Predict all ranks on one GPU, one op at a time, as 'run --backend cuda' runs them where there are "
-                 "fewer GPUs than ranks");
+                 "fewer GPUs than ranks")
+      ->excludes(exact)
+      ->excludes("--network-error");
   verb->footer(R"(Examples:
   moesim simulate scenarios/mixtral_h100.toml
   moesim simulate a.toml b.toml --out results           results/a, results/b

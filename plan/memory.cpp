@@ -118,4 +118,16 @@ MemoryPeak worst_memory_peak(const Plan& plan) {
   return worst;
 }
 
+MemoryPeak memory_of_all_ranks(const Plan& plan) {
+  const std::vector<Lifetime> lives = lifetimes(plan);
+  const std::vector<PlacementId> from = sources(plan);
+  MemoryPeak sum;
+  for (int r = 0; r < plan.ranks; ++r) {
+    const MemoryPeak p = peak_of(plan, lives, from, Rank(r));
+    sum.total += p.total;
+    for (const auto& [role, bytes] : p.by_role) sum.by_role[role] += bytes;
+  }
+  return sum;
+}
+
 }  // namespace moesim

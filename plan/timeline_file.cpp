@@ -18,8 +18,8 @@ namespace {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
-constexpr std::array<std::string_view, 4> kind_names{"predicted", "measured_wall", "measured_composed",
-                                                     "measured_virtual_ranks"};
+constexpr std::array<std::string_view, 5> kind_names{"predicted", "measured_wall", "measured_composed",
+                                                     "measured_virtual_ranks", "predicted_virtual_ranks"};
 
 class Reader {
  public:

@@ -10,6 +10,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "models/fit/statistics.hpp"
 #include "moesim/error.hpp"
 #include "study/moe_layers.hpp"
 #include "support/text.hpp"
@@ -19,16 +20,11 @@ namespace {
 
 constexpr std::size_t mismatches_shown = 5;
 constexpr std::array by_names{"kind of op", "layer", "rank", "strategy"};
+constexpr std::array judge_names{"end-to-end", "MoE-layer"};
 
 double relative(Picoseconds predicted, Picoseconds measured) {
   if (measured.value() == 0) return predicted.value() == 0 ? 0 : 1;
   return (predicted - measured) / measured;
-}
-
-double quantile(std::vector<double>& values, double q) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1))];
 }
 
 // Collects the spans of one group.
@@ -50,8 +46,8 @@ struct Group {
             measured,
             off,
             relative(predicted, measured),
-            quantile(errors, 0.5),
-            quantile(errors, 0.9)};
+            fit::quantile(errors, 0.5),
+            fit::quantile(errors, 0.9)};
   }
 };
 
@@ -63,6 +59,15 @@ std::string name_of(const TimelineFile& file, const Span& span) {
 std::vector<std::string> mismatches(const TimelineFile& p, const TimelineFile& m) {
   std::vector<std::string> out;
   const std::string label = "strategy '" + p.strategy + "': ";
+  using Kind = Timeline::Kind;
+  const bool one_gpu = p.timeline.kind == Kind::predicted_virtual_ranks;
+  if (one_gpu != (m.timeline.kind == Kind::measured_virtual_ranks)) {
+    out.push_back(label + (one_gpu
+                               ? "predicted for all ranks on one GPU, and measured with ranks on their own"
+                               : "measured with all ranks on one GPU, and predicted for ranks on their own; 'moesim "
+                                 "simulate --virtual-ranks' predicts the former"));
+    return out;
+  }
   for (std::size_t i = 0; i < std::min(p.ops.size(), m.ops.size()) && out.size() < mismatches_shown; ++i)
     if (p.ops[i] != m.ops[i])
       out.push_back(label +
@@ -149,8 +154,9 @@ void check_order(Comparison& c) {
     for (std::size_t j = i + 1; j < c.strategies.size(); ++j) {
       const StrategyComparison& fast = c.strategies[i];  // as measured
       const StrategyComparison& slow = c.strategies[j];
-      if (slow.predicted >= fast.predicted) continue;
-      const double ratio = slow.measured / fast.measured;
+      const CompareOptions::Judge by = c.options.judge;
+      if (slow.judged_predicted(by) >= fast.judged_predicted(by)) continue;
+      const double ratio = slow.judged_measured(by) / fast.judged_measured(by);
       const bool apart = ratio > 1 + c.options.tolerance;
       (apart ? c.misordered : c.close)
           .push_back(fmt::format("{} is predicted faster than {}, and measured {:.2f} times as slow", slow.strategy,
@@ -162,7 +168,7 @@ void check_order(Comparison& c) {
 
 bool Comparison::passed() const {
   return misordered.empty() && std::all_of(strategies.begin(), strategies.end(), [&](const StrategyComparison& s) {
-           return std::abs(s.error) <= options.tolerance;
+           return std::abs(s.judged_error(options.judge)) <= options.tolerance;
          });
 }
 
@@ -184,8 +190,17 @@ std::vector<TimelineFile> read_timelines(const std::string& path) {
   return out;
 }
 
-Comparison compare(const std::vector<TimelineFile>& predicted, const std::vector<TimelineFile>& measured,
+Comparison compare(const std::vector<TimelineFile>& all_predicted, const std::vector<TimelineFile>& all_measured,
                    const CompareOptions& options) {
+  std::vector<TimelineFile> predicted = all_predicted;
+  std::vector<TimelineFile> measured = all_measured;
+  if (options.common) {
+    std::erase_if(predicted, [&](const TimelineFile& f) { return find(all_measured, f.strategy) == nullptr; });
+    std::erase_if(measured, [&](const TimelineFile& f) { return find(all_predicted, f.strategy) == nullptr; });
+    if (predicted.empty())
+      throw InputError({"comparison", 0, 0}, "no strategy is both predicted and measured",
+                       "compare results of the same scenario");
+  }
   std::vector<std::string> wrong = strategies_that_miss(predicted, measured, "predicted");
   std::ranges::move(strategies_that_miss(measured, predicted, "measured"), std::back_inserter(wrong));
   for (const TimelineFile& p : predicted)
@@ -221,9 +236,10 @@ Comparison compare(const std::vector<TimelineFile>& predicted, const std::vector
       ops[predicted.size() == 1 ? name : p.strategy + "/" + name].add(a.end - a.start, b.end - b.start);
     }
   }
-  std::ranges::stable_sort(out.strategies, {}, &StrategyComparison::measured);
-  out.moe_median = quantile(moe_errors, 0.5);
-  out.moe_p90 = quantile(moe_errors, 0.9);
+  std::ranges::stable_sort(out.strategies, {},
+                           [&](const StrategyComparison& s) { return s.judged_measured(options.judge); });
+  out.moe_median = fit::quantile(moe_errors, 0.5);
+  out.moe_p90 = fit::quantile(moe_errors, 0.9);
   for (auto& [name, group] : groups) out.rows.push_back(group.row(name));
   if (options.by == CompareOptions::By::op || options.by == CompareOptions::By::strategy)
     std::ranges::stable_sort(out.rows, std::ranges::greater{}, &ErrorRow::measured);
@@ -260,10 +276,11 @@ std::string render(const Comparison& c) {
     if (layers > 0)
       fmt::format_to(to, "  {:>19}  {:>11}  {:>+7.1f}%", human(s.moe_predicted), human(s.moe_measured),
                      100 * s.moe_error);
-    fmt::format_to(to, "{}\n", std::abs(s.error) > c.options.tolerance ? "  past the tolerance" : "");
+    fmt::format_to(to, "{}\n",
+                   std::abs(s.judged_error(c.options.judge)) > c.options.tolerance ? "  past the tolerance" : "");
   }
   if (layers > 0)
-    fmt::format_to(to, "MoE layers, {} of them: median error {:.1f} %, nine in ten within {:.1f} %\n", layers,
+    fmt::format_to(to, "MoE layers, {} of them: error {:.1f} % (median), {:.1f} % (90 % quantile)\n", layers,
                    100 * c.moe_median, 100 * c.moe_p90);
   if (!c.strategies.empty()) fmt::format_to(to, "measured: {}\n", c.strategies.front().method);
   out += '\n';
@@ -272,8 +289,9 @@ std::string render(const Comparison& c) {
   for (const std::string& m : c.misordered) fmt::format_to(to, "wrong order: {}\n", m);
   for (const std::string& m : c.close) fmt::format_to(to, "too close to tell: {}\n", m);
   if (c.strategies.size() > 1 && c.misordered.empty()) out += "the order of the strategies is predicted right\n";
-  fmt::format_to(to, "{}: end-to-end errors {} {:.0f} %\n", c.passed() ? "passed" : "FAILED",
-                 c.passed() ? "within" : "or order outside", 100 * c.options.tolerance);
+  fmt::format_to(to, "{}: {} errors {} {:.0f} %\n", c.passed() ? "passed" : "FAILED",
+                 judge_names[static_cast<std::size_t>(c.options.judge)], c.passed() ? "within" : "or order outside",
+                 100 * c.options.tolerance);
   return out;
 }
 
@@ -306,6 +324,7 @@ std::string to_json(const Comparison& c) {
   const ordered_json out = {{"compare_version", 1},
                             {"passed", c.passed()},
                             {"tolerance", c.options.tolerance},
+                            {"judged_by", judge_names[static_cast<std::size_t>(c.options.judge)]},
                             {"by", by_names[static_cast<std::size_t>(c.options.by)]},
                             {"strategies", strategies},
                             {"moe_layer_median", c.moe_median},

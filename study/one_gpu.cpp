@@ -69,7 +69,7 @@ Timeline predict_on_one_gpu(const Plan& plan, const Setup& setup, const cost::Ke
     }
   }
   Timeline out = backend::compose(plan, durations);
-  out.kind = Timeline::Kind::predicted;
+  out.kind = Timeline::Kind::predicted_virtual_ranks;
   return out;
 }
 

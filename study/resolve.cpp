@@ -245,7 +245,7 @@ std::vector<ResolvedStrategy> resolve_strategies(const Scenario& s) {
         given.emplace(option.key, option.value);
       }
     }
-    out.push_back({choice.name, strategy, strategies::Options(strategy->options, std::move(given)), nullptr});
+    out.push_back({choice.name, strategy, strategies::Options(strategy->options, std::move(given))});
   }
   faults.throw_if_any();
   return out;

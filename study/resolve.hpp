@@ -21,7 +21,7 @@ struct ResolvedStrategy {
   std::string label;
   const strategies::Strategy* strategy = nullptr;
   strategies::Options options;
-  std::shared_ptr<const Plan> plan;  // from a file, instead of what a strategy makes
+  std::shared_ptr<const Plan> plan = {};  // from a file, instead of what a strategy makes
 };
 
 struct Setup {

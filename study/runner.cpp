@@ -129,6 +129,10 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   out.label = chosen.label;
   out.kind = chosen.plan ? "plan file" : std::string(chosen.strategy->name);
   const std::string prefix = directory.empty() ? "" : directory + "/" + chosen.label;
+  if (options.measurement.progress && !options.measurement.progress(0)) {
+    out.infeasible = "not measured: the run was interrupted";
+    return out;
+  }
   Plan plan;
   try {
     // With real numbers, and on one GPU, it is the first iteration.
@@ -145,26 +149,21 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   Timeline timeline;
   Errors known;  // of predictions; measurements have none
   std::string method = prediction_of(setup, options);
-  if (options.executor == nullptr) {
-    const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
-    try {
+  try {
+    if (options.executor == nullptr) {
+      const auto kernels = make_kernels(setup.calibration, setup.cluster.gpu);
       timeline = options.one_gpu ? predict_on_one_gpu(plan, setup, *kernels)
                                  : predict(plan, setup, *kernels, options, !directory.empty(), progress);
-    } catch (const backend::Refused& e) {
-      out.infeasible = e.what();
-      return out;
-    }
-    known = errors(plan, timeline, setup.cluster, *kernels, setup.calibration);
-    if (options.one_gpu) copies_for_collectives(plan, known);
-  } else {
-    try {
+      known = errors(plan, timeline, setup.cluster, *kernels, setup.calibration);
+      if (options.one_gpu) copies_for_collectives(plan, known);
+    } else {
       out.measured = measure(plan, setup, options, progress);
-    } catch (const backend::Refused& e) {
-      out.infeasible = e.what();
-      return out;
+      timeline = out.measured->timeline;
+      method = out.measured->method;
     }
-    timeline = out.measured->timeline;
-    method = out.measured->method;
+  } catch (const backend::Refused& e) {
+    out.infeasible = e.what();
+    return out;
   }
   out.summary = summarize(plan, timeline, setup.cluster, known);
   write_files(prefix, plan, timeline, setup.cluster, known, method);

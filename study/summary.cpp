@@ -274,7 +274,9 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     first = false;
   }
 
-  out.memory = worst_memory_peak(plan);
+  const bool one_gpu = timeline.kind == Timeline::Kind::predicted_virtual_ranks ||
+                       timeline.kind == Timeline::Kind::measured_virtual_ranks;
+  out.memory = one_gpu ? memory_of_all_ranks(plan) : worst_memory_peak(plan);
   out.memory_limit = cluster.gpu.memory - cluster.gpu.reserved;
   out.fits = out.memory.total <= out.memory_limit;
   if (plan.routed_copies > 0)

@@ -52,7 +52,21 @@ MOESIM_BOTH inline KeyPlace key_place(const Attend& c, std::int64_t sequence, st
           c.cache.dtype, DType::f32};
 }
 
-// room: key_tile + qk_dim + v_dim floats that the team shares.
+// a . b over n elements; 16 bytes at a time where b begins at a multiple of them.
+MOESIM_BOTH inline float dot(const float* a, const std::byte* b, DType t, std::int64_t n, float sum) {
+  std::int64_t d = 0;
+  if (reinterpret_cast<std::uintptr_t>(b) % sizeof(Wide) == 0)
+    for (; d + pack <= n; d += pack) {
+      const Pack v = load_pack(b, t, d);
+      for (int j = 0; j < pack; ++j) sum = fused(a[d + j], v.v[j], sum);
+    }
+  for (; d < n; ++d) sum = fused(a[d], load(b, t, d), sum);
+  return sum;
+}
+
+// Floats that a team shares: addresses of a tile's values, its scores, the query and the output.
+MOESIM_BOTH inline std::int64_t attend_room(const AttentionShape& f) { return 3 * key_tile + f.qk_dim + f.v_dim; }
+
 template <class Team>
 MOESIM_BOTH void attend_query(const Team& team, const Attend& c, std::int64_t row, std::int64_t head, float* room) {
   const AttentionShape& f = c.shape;
@@ -62,9 +76,14 @@ MOESIM_BOTH void attend_query(const Team& team, const Attend& c, std::int64_t ro
   const std::int64_t to = f.causal ? position + 1 : f.kv_len;
   const std::int64_t from = f.causal && f.window > 0 && position + 1 > f.window ? position + 1 - f.window : 0;
   const float scale = 1.0F / sqrtf(static_cast<float>(f.qk_dim));
-  const std::int64_t nope = f.kind == AttentionShape::Kind::latent_expanded ? f.qk_dim - f.rope : f.qk_dim;
-  float* score = room;
-  float* query = room + key_tile;
+  // Values up to here are in the cache's format.
+  const bool expanded = f.kind == AttentionShape::Kind::latent_expanded;
+  const std::int64_t cached = expanded ? 0 : f.kind == AttentionShape::Kind::self ? f.kv_len - f.q_len : f.kv_len;
+  const std::int64_t nope = expanded ? f.qk_dim - f.rope : f.qk_dim;
+  const DType fresh_type = expanded ? c.expanded.dtype : c.x.dtype;
+  auto* value_at = reinterpret_cast<const std::byte**>(room);
+  float* score = room + 2 * key_tile;
+  float* query = score + key_tile;
   float* out = query + f.qk_dim;
   for (std::int64_t d = team.lane(); d < f.qk_dim; d += team.lanes())
     query[d] = load(c.x.at(row, head * f.qk_dim), c.x.dtype, d);
@@ -77,10 +96,10 @@ MOESIM_BOTH void attend_query(const Team& team, const Attend& c, std::int64_t ro
     float most = -std::numeric_limits<float>::infinity();
     for (int j = team.lane(); j < keys; j += team.lanes()) {
       const KeyPlace k = key_place(c, sequence, kv_head, tile + j);
-      float dot = 0;
-      for (std::int64_t d = 0; d < nope; ++d) dot = fused(query[d], load(k.key, k.key_type, d), dot);
-      for (std::int64_t d = nope; d < f.qk_dim; ++d) dot = fused(query[d], load(k.rope, k.rope_type, d - nope), dot);
-      score[j] = dot * scale;
+      value_at[j] = k.value;
+      float sum = dot(query, k.key, k.key_type, nope, 0);
+      if (nope < f.qk_dim) sum = dot(query + nope, k.rope, k.rope_type, f.qk_dim - nope, sum);
+      score[j] = sum * scale;
       most = fmaxf(most, score[j]);
     }
     most = fmaxf(largest, team.most(most));
@@ -96,8 +115,8 @@ MOESIM_BOTH void attend_query(const Team& team, const Attend& c, std::int64_t ro
     for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
       float value = out[d] * shrink;
       for (int j = 0; j < keys; ++j) {
-        const KeyPlace k = key_place(c, sequence, kv_head, tile + j);
-        value = fused(score[j], load(k.value, k.key_type, d), value);
+        const DType t = tile + j < cached ? c.cache.dtype : fresh_type;
+        value = fused(score[j], load(value_at[j], t, d), value);
       }
       out[d] = value;
     }

@@ -277,9 +277,11 @@ class Lowering : public CollectiveView {
   void copy(std::byte* to, const std::byte* from, std::int64_t rows) {
     if (rows > 0 && to != from) commands_.emplace_back(CopyBytes{to, from, bytes(rows)});
   }
-  // What has come together is one group of calls.
+  // What has come together is one group of calls. NCCL starts a kernel per communicator: all members in the order in
+  // which they know them, which is a part of the same order everywhere.
   void issue() {
     if (exchange_.messages.empty()) return;
+    std::ranges::stable_sort(exchange_.messages, {}, &Message::communicator);
     commands_.emplace_back(exchange_);
     exchange_.messages.clear();
   }

@@ -16,7 +16,7 @@ struct NcclContext {
   Rank rank;
   // Joins these ranks for calls of the op's stream.
   std::function<int(const std::vector<Rank>& members)> communicator;
-  // Device memory that lives as long as the program, for partial sums that arrive.
+  // Device memory for the op alone, for partial sums that arrive.
   std::function<std::byte*(std::int64_t bytes)> staging;
 };
 

@@ -136,8 +136,8 @@ struct Nothing {};
 
 // ---- of a training step; docs/plan_format.md, "Training" ----
 
-// r = 1 / rms(x), g = dy w: dx = r (g - x r^2 mean(g x)) + dr, where there is a dr. Row p of `parts` (float32, at most
-// Sum::most rows) is the sum of dy x r over the p-th of as many equal parts of the rows; dw is their sum.
+// r = 1 / rms(x), g = dy w: dx = r (g - x r^2 mean(g x)) + dr, where there is a dr. Row p of `parts` (float32) is the
+// sum of dy x r over the p-th of as many equal parts of the rows, none empty; dw is their sum.
 struct NormGradient {
   Tensor dy, x, w, dr, dx, parts;
 };

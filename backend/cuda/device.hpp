@@ -74,6 +74,9 @@ class Device {
 
   // Blocks until all members have come; they call it in the same order. Returns the communicator's number.
   virtual int join(const MeetingId& id, int members, int position) = 0;
+  // Where give_up says so, now and then asked on a thread of its own, communicators end, so that a host thread that a
+  // launch keeps waiting for peers comes back with an error. An empty function ends the watch.
+  virtual void watch(std::function<bool()> give_up) = 0;
   // Ends communicators without waiting for anybody: after it the device only serves to be destroyed.
   virtual void abort() noexcept = 0;
 };
@@ -95,7 +98,7 @@ class Driver {
 };
 
 // The module's one symbol; nullptr for another version of this interface.
-inline constexpr int driver_interface = 2;
+inline constexpr int driver_interface = 3;
 inline constexpr const char* driver_symbol = "moesim_cuda_driver";
 using DriverFunction = Driver* (*)(int interface_version);
 

@@ -23,6 +23,10 @@ std::string memory_text(const Plan& plan, std::int64_t buffers, std::int64_t ext
                      human_binary(worst_memory_peak(plan).total), human_binary(Bytes(extra)));
 }
 
+std::string overhead_text(std::optional<double> overhead) {
+  return overhead ? fmt::format("; time stamps add {:.1f} %", 100 * *overhead) : std::string();
+}
+
 Measurement on_gpus(Driver& driver, const Plan& plan, const Inputs& inputs, const RunOptions& options) {
   const bool shared = driver.devices() < plan.ranks;
   std::vector<std::unique_ptr<Device>> devices;
@@ -38,9 +42,9 @@ Measurement on_gpus(Driver& driver, const Plan& plan, const Inputs& inputs, cons
       shared ? fmt::format("{} ranks that share {} GPUs ({}): a check of compute and order, not of links", plan.ranks,
                            driver.devices(), devices.front()->description().name)
              : fmt::format("{} x {}", plan.ranks, devices.front()->description().name);
-  return recorder.finish(fmt::format("device time of {}{}, NCCL between them ({}); {}; time stamps add {:.1f} %", on,
+  return recorder.finish(fmt::format("device time of {}{}, NCCL between them ({}); {}{}", on,
                                      options.graph ? ", CUDA graph" : "", driver.versions(),
-                                     memory_text(plan, report.buffers, report.extra), 100 * report.overhead));
+                                     memory_text(plan, report.buffers, report.extra), overhead_text(report.overhead)));
 }
 
 // This process is one rank; rank 0 ends up with everybody's marks, the others with their own.
@@ -61,10 +65,10 @@ Measurement as_process(Driver& driver, const Plan& plan, const Inputs& inputs, c
   const GpuRuns how{recorder.wanted(), options.patience, options.graph,
                     [&](const std::vector<Marks>& marks) { return recorder.take(wall_timeline(plan, marks)); }};
   const GpuReport report = run_process(plan, inputs, *device, transport, [&] { return driver.meeting_id(); }, how);
-  return recorder.finish(fmt::format(
-      "device time of {} processes over {} with a {} each{}, NCCL between them ({}); {}; time stamps add {:.1f} %",
-      plan.ranks, transport.description(), device->description().name, options.graph ? ", CUDA graph" : "",
-      driver.versions(), memory_text(plan, report.buffers, report.extra), 100 * report.overhead));
+  return recorder.finish(
+      fmt::format("device time of {} processes over {} with a {} each{}, NCCL between them ({}); {}{}", plan.ranks,
+                  transport.description(), device->description().name, options.graph ? ", CUDA graph" : "",
+                  driver.versions(), memory_text(plan, report.buffers, report.extra), overhead_text(report.overhead)));
 }
 
 // With `minimum`, the Timeline is composed from the fastest run of every op.
@@ -80,13 +84,18 @@ Measurement on_one(Driver& driver, const Plan& plan, const Inputs& inputs, const
     return out;
   };
   Durations fastest;
+  bool ended = false;
   for (int i = 0; i < recorder.wanted(); ++i) {
     const Durations d = ranks.run(options.patience);
     if (i <= options.warmup) fastest = d;
     for (std::size_t r = 0; r < d.size(); ++r)
       for (std::size_t op = 0; op < d[r].size(); ++op) fastest[r][op] = std::min(fastest[r][op], d[r][op]);
-    if (!recorder.take(timeline(d))) break;
+    if (recorder.take(timeline(d))) continue;
+    ended = true;
+    break;
   }
+  std::optional<double> overhead;
+  if (!ended) overhead = ranks.stamp_overhead(options.patience);
   std::int64_t buffers = 0;
   std::int64_t extra = 0;
   for (int r = 0; r < plan.ranks; ++r) {
@@ -95,9 +104,9 @@ Measurement on_one(Driver& driver, const Plan& plan, const Inputs& inputs, const
   }
   Measurement out = recorder.finish(fmt::format(
       "{} virtual ranks on one {}, ops timed one at a time on the device and composed along the plan's dependencies: a "
-      "check of compute and order, not of links ({}); a rank's {}; time stamps add {:.1f} %",
+      "check of compute and order, not of links ({}); a rank's {}{}",
       plan.ranks, device->description().name, driver.versions(), memory_text(plan, buffers, extra),
-      100 * ranks.stamp_overhead(options.patience)));
+      overhead_text(overhead)));
   if (options.statistic == RunOptions::Statistic::minimum) out.timeline = timeline(fastest);
   return out;
 }

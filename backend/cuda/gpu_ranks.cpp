@@ -30,10 +30,12 @@ GpuRank::GpuRank(const Plan& plan, const Inputs& inputs, Rank rank, Device& devi
     Step& step = program_->steps()[i];
     for (const OpId id : step.after) awaited_[id.index()] = true;
     streams.insert(plan.ops[i].stream);
+    const int stream = plan.ops[i].stream;
+    program_->begin_scratch(stream);
     const auto lower = [&](const auto& call) {
       lower_to_nccl({plan, plan.ops[i], rank,
-                     [&](const std::vector<Rank>& members) { return communicator_of({members, plan.ops[i].stream}); },
-                     [this](std::int64_t bytes) { return program_->staging(bytes); }},
+                     [&](const std::vector<Rank>& members) { return communicator_of({members, stream}); },
+                     [&](std::int64_t bytes) { return program_->scratch(stream, bytes); }},
                     call, step.commands);
     };
     if (const auto* call = std::get_if<CollectiveCall>(&program_->call(i))) lower(program_->placed(*call));
@@ -72,6 +74,7 @@ void GpuRank::issue(const Run& how) {
     const Step& step = program_->steps()[i];
     const int stream = plan_.ops[i].stream;
     issuing_ = plan_.ops[i].name;
+    if (how.give_up && how.give_up()) throw Ended{};
     const auto op = static_cast<int>(i);
     // A rank that takes no part still passes the order of its streams on.
     for (const OpId id : step.after) device_.wait(id.value(), stream);
@@ -205,18 +208,25 @@ class Crew {
 
  private:
   void guarded(std::size_t r) {
+    // A thread that is kept by a launch cannot look itself.
+    devices_[r]->watch([this] { return failed_.load(); });
     try {
       rank(r);
+      devices_[r]->watch({});
     } catch (const GpuRank::Ended&) {
-      devices_[r]->abort();
+      end(r);
     } catch (...) {
       {
         const std::scoped_lock lock(mutex_);
         if (!failure_) failure_ = std::current_exception();
       }
       failed_.store(true);
-      devices_[r]->abort();
+      end(r);
     }
+  }
+  void end(std::size_t r) {
+    devices_[r]->watch({});
+    devices_[r]->abort();
   }
 
   void rank(std::size_t r) {
@@ -240,7 +250,12 @@ class Crew {
       }
       gather();
     }
-    overhead(r, me, how);
+    if (!stop_.load()) overhead(r, me, how);
+    if (r != 0) return;
+    for (const auto& rank : ranks_) {
+      report_.buffers = std::max(report_.buffers, rank->program().arena().device_bytes);
+      report_.extra = std::max(report_.extra, rank->program().extra_bytes());
+    }
   }
 
   // The same run with and without a stamp at every op, once each.
@@ -258,10 +273,6 @@ class Crew {
     }
     if (r != 0) return;
     report_.overhead = without > 0 ? static_cast<double>(with - without) / static_cast<double>(without) : 0;
-    for (const auto& rank : ranks_) {
-      report_.buffers = std::max(report_.buffers, rank->program().arena().device_bytes);
-      report_.extra = std::max(report_.extra, rank->program().extra_bytes());
-    }
   }
 
   MeetingId meeting(const GpuRank::Meeting& at) {

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/cuda/program.hpp"
@@ -78,8 +79,8 @@ struct GpuRuns {
   std::function<bool(std::vector<Marks>)> done;
 };
 struct GpuReport {
-  double overhead = 0;
-  std::int64_t buffers = 0;  // bytes, at the rank with most
+  std::optional<double> overhead;  // not measured where `done` ended the runs early
+  std::int64_t buffers = 0;        // bytes, at the rank with most
   std::int64_t extra = 0;
 };
 GpuReport run_gpus(const Plan& plan, const Inputs& inputs, const std::vector<std::unique_ptr<Device>>& devices,

@@ -23,29 +23,7 @@ class Lowering : public OpLowering {
     add(c.y, Product{c.x.rows, c.work.n, c.work.k, c.work.batch, c.work.math, c.transposed, c.x, c.w, c.y});
   }
 
-  void operator()(const GroupedProductCall& c) {
-    formats(c.x, c.w, c.y);
-    // cuBLAS groups products of one format only.
-    const bool each = c.work.launch.per_group || c.x.dtype != c.y.dtype;
-    GroupedProduct all{c.work.n, c.work.k, c.work.math, c.x.dtype, c.w.dtype, c.y.dtype, {}, nullptr};
-    std::int64_t row = 0;
-    for (std::size_t g = 0; g < c.rows.size(); ++g) {
-      const std::int64_t m = c.rows[g];
-      if (m == 0) continue;
-      const std::int64_t matrix = static_cast<std::int64_t>(g) % c.work.matrices;
-      const Tensor x{c.x.at(row), c.x.dtype, m, c.work.k};
-      const Tensor w{c.w.at(matrix * c.work.k), c.w.dtype, c.work.k, c.work.n};
-      const Tensor y{c.y.at(row), c.y.dtype, m, c.work.n};
-      row += m;
-      if (!each) {
-        all.groups.push_back({m, x.data, w.data, y.data});
-        continue;
-      }
-      out_.commands.emplace_back(Product{m, c.work.n, c.work.k, 1, c.work.math, false, x, w, y});
-      end_set(c.work.launch, 1);
-    }
-    grouped(std::move(all), c.work.launch);
-  }
+  void operator()(const GroupedProductCall& c) { grouped_rows(c.work, c.rows, c.x, c.w, c.y, false); }
 
   void operator()(const AttentionCall& c) {
     add(c.o, Attend{c.form, c.x, or_none(c.expanded), or_none(c.cache), c.o});

@@ -22,7 +22,7 @@ struct Step {
 struct LowerContext {
   const Plan& plan;
   Rank rank;
-  // Device memory that lives as long as the program: with that content, or for intermediate results.
+  // Device memory: with that content, as long as the program lives; for intermediate results, while the op runs.
   std::function<std::byte*(std::span<const std::byte> content)> table;
   std::function<std::byte*(std::int64_t bytes)> staging;
 };

@@ -28,29 +28,7 @@ class Lowering : public OpLowering {
     add(c.dw, Product{x.cols, w.cols, x.rows, 1, c.work.math, false, x, w, c.dw, true});
   }
 
-  void operator()(const GroupedInputGradientCall& c) {
-    formats(c.dy, c.w, c.dx);
-    const GroupedGemm& work = c.work;
-    const bool each = work.launch.per_group || c.dy.dtype != c.dx.dtype;
-    GroupedProduct all{work.k, work.n, work.math, c.dy.dtype, c.w.dtype, c.dx.dtype, {}, nullptr, true};
-    std::int64_t row = 0;
-    for (std::size_t g = 0; g < c.rows.size(); ++g) {
-      const std::int64_t m = c.rows[g];
-      if (m == 0) continue;
-      const std::int64_t matrix = static_cast<std::int64_t>(g) % work.matrices;
-      const Tensor dy{c.dy.at(row), c.dy.dtype, m, work.n};
-      const Tensor w{c.w.at(matrix * work.k), c.w.dtype, work.k, work.n};
-      const Tensor dx{c.dx.at(row), c.dx.dtype, m, work.k};
-      row += m;
-      if (!each) {
-        all.groups.push_back({m, dy.data, w.data, dx.data});
-        continue;
-      }
-      out_.commands.emplace_back(Product{m, work.k, work.n, 1, work.math, true, dy, w, dx});
-      end_set(work.launch, 1);
-    }
-    grouped(std::move(all), work.launch);
-  }
+  void operator()(const GroupedInputGradientCall& c) { grouped_rows(c.work, c.rows, c.dy, c.w, c.dx, true); }
 
   // Groups that share a matrix add up in float and are rounded once.
   void operator()(const GroupedWeightGradientCall& c) {
@@ -103,12 +81,20 @@ class Lowering : public OpLowering {
 
   void operator()(const NormGradientCall& c) {
     if (c.x.rows == 0) return zero(c.dw);
-    Tensor parts{nullptr, DType::f32, std::min<std::int64_t>(c.x.rows, Sum::most), c.x.cols};
+    constexpr std::int64_t most_parts = 1024;  // a warp each
+    Tensor parts{nullptr, DType::f32, std::min(c.x.rows, most_parts), c.x.cols};
     parts.data = at_.staging(parts.bytes());
     add(c.dx, NormGradient{c.dy, c.x, c.w, c.dr.value_or(Tensor{}), c.dx, parts});
-    Sum sum{{}, c.x.cols, c.dw.dtype, c.dw.data};
-    for (std::int64_t p = 0; p < parts.rows; ++p) sum.terms.push_back({parts.at(p), DType::f32});
-    add(c.dw, std::move(sum));
+    // As many as a kernel adds up at once, then their sums.
+    constexpr auto most = static_cast<std::int64_t>(Sum::most);
+    while (parts.rows > most) {
+      Tensor sums{nullptr, DType::f32, (parts.rows + most - 1) / most, parts.cols};
+      sums.data = at_.staging(sums.bytes());
+      for (std::int64_t i = 0; i < sums.rows; ++i)
+        add(sums, sum_of(parts, i * most, std::min(parts.rows, (i + 1) * most), DType::f32, sums.at(i)));
+      parts = sums;
+    }
+    add(c.dw, sum_of(parts, 0, parts.rows, c.dw.dtype, c.dw.data));
   }
   void operator()(const ActivationGradientCall& c) { add(c.dx, c); }
 
@@ -156,6 +142,11 @@ class Lowering : public OpLowering {
   }
 
  private:
+  static Sum sum_of(const Tensor& rows, std::int64_t first, std::int64_t last, DType dtype, std::byte* y) {
+    Sum out{{}, rows.cols, dtype, y};
+    for (std::int64_t i = first; i < last; ++i) out.terms.push_back({rows.at(i), rows.dtype});
+    return out;
+  }
   void zero(const Tensor& t) { add(t, SetBytes{t.data, t.bytes(), 0}); }
   [[nodiscard]] const std::int32_t* ids(const std::vector<ExpertIndex>& experts) const {
     return numbers(std::vector<std::int32_t>(experts.begin(), experts.end()));

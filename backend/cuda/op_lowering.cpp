@@ -48,6 +48,24 @@ void OpLowering::move_rows(const Permute& work, MoveRows move) {
   }
 }
 
+void OpLowering::grouped_rows(const GroupedGemm& work, std::span<const std::int32_t> rows, const Tensor& x,
+                              const Tensor& w, const Tensor& y, bool transposed) {
+  formats(x, w, y);
+  GroupedProduct all{y.cols, x.cols, work.math, x.dtype, w.dtype, y.dtype, {}, nullptr, transposed};
+  std::int64_t row = 0;
+  for (std::size_t g = 0; g < rows.size(); ++g) {
+    if (rows[g] == 0) continue;
+    const std::int64_t matrix = static_cast<std::int64_t>(g) % work.matrices;
+    all.groups.push_back({rows[g], x.at(row), w.at(matrix * work.k), y.at(row)});
+    row += rows[g];
+  }
+  if (!work.launch.per_group && x.dtype == y.dtype) return grouped(std::move(all), work.launch);
+  for (const GroupedProduct::Group& g : all.groups) {
+    out_.commands.emplace_back(product_of(all, g));
+    end_set(work.launch, 1);
+  }
+}
+
 void OpLowering::grouped(GroupedProduct all, const Launch& launch) {
   if (all.groups.empty()) return;
   std::vector<const std::byte*> addresses;

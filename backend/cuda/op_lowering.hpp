@@ -27,6 +27,10 @@ class OpLowering {
   // A set gathers (or adds) its rows; every further pass copies them once more. Other operations of the set are empty.
   // With a set per group, each has its share of the rows: the routing's groups are even in the simulator, too.
   void move_rows(const Permute& work, MoveRows move);
+  // Y = X W, or X W^T, the rows of each group with its matrix: one call, or one for each group where the plan wants
+  // that or cuBLAS, which groups products of one format only.
+  void grouped_rows(const GroupedGemm& work, std::span<const std::int32_t> rows, const Tensor& x, const Tensor& w,
+                    const Tensor& y, bool transposed);
   // One call, with the addresses of its groups on the device; nothing where it has none.
   void grouped(GroupedProduct all, const Launch& launch);
   template <class T>

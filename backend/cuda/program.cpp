@@ -37,11 +37,14 @@ Program::Program(const Plan& plan, const Inputs& inputs, RowMaps& maps, Rank ran
   calls_ =
       bind(plan, inputs, maps, rank,
            {"on a GPU", [this](BufferId id) { return tensor(id); }, [this](BufferId id) { return before_.at(id); }});
+  int stream = 0;
   const LowerContext at{plan, rank, [this](std::span<const std::byte> content) { return table(content); },
-                        [this](std::int64_t bytes) { return staging(bytes); }};
+                        [&](std::int64_t bytes) { return scratch(stream, bytes); }};
   steps_.resize(plan.ops.size());
   for (std::size_t i = 0; i < plan.ops.size(); ++i) {
     const Op& op = plan.ops[i];
+    stream = op.stream;
+    begin_scratch(stream);
     lower(at, op, calls_[i], steps_[i]);
     std::set<OpId> after;
     for (const auto* ids : {&op.after, &std::as_const(arena_).reuse[i]})
@@ -62,7 +65,7 @@ void Program::allocate() {
       const bool device = where == Device::Memory::device;
       throw Refused(
           fmt::format("rank {} needs {} of {} memory for the plan's buffers ({}), and {}; make the model or the "
-                      "workload smaller, or use more ranks",
+                      "workload smaller, or use more GPUs",
                       rank_.value(), human_binary(Bytes(bytes)), device ? "device" : "pinned host", parts,
                       device ? fmt::format("{} has {} free", device_.description().name, human_binary(Bytes(e.free)))
                              : std::string("the system does not give so much")));
@@ -88,7 +91,7 @@ std::byte* Program::staging(std::int64_t bytes) {
     } catch (const OutOfMemory& e) {
       throw Refused(fmt::format(
           "rank {} needs {} more of device memory for row maps and intermediate results, and {} "
-          "has {} free; make the workload smaller, or use more ranks",
+          "has {} free; make the workload smaller, or use more GPUs",
           rank_.value(), human_binary(Bytes(chunk_left_)), device_.description().name, human_binary(Bytes(e.free))));
     }
     extra_ += chunk_left_;
@@ -97,6 +100,26 @@ std::byte* Program::staging(std::int64_t bytes) {
   chunk_ += size;
   chunk_left_ -= size;
   return out;
+}
+
+void Program::begin_scratch(int stream) {
+  scratch_[stream].block = 0;
+  scratch_[stream].taken = 0;
+}
+
+std::byte* Program::scratch(int stream, std::int64_t bytes) {
+  Scratch& s = scratch_[stream];
+  const std::int64_t size = aligned(std::max<std::int64_t>(bytes, 1));
+  for (; s.block < s.blocks.size(); ++s.block, s.taken = 0) {
+    const auto& [begin, room] = s.blocks[s.block];
+    if (s.taken + size > room) continue;
+    s.taken += size;
+    return begin + s.taken - size;
+  }
+  constexpr std::int64_t smallest = std::int64_t{1} << 20;
+  s.blocks.emplace_back(staging(std::max(size, smallest)), std::max(size, smallest));
+  s.taken = size;
+  return s.blocks.back().first;
 }
 
 std::byte* Program::table(std::span<const std::byte> content) {

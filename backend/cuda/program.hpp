@@ -32,6 +32,9 @@ class Program {
   [[nodiscard]] Tensor tensor(BufferId id) const;
   // Device memory that lives as long as the program.
   [[nodiscard]] std::byte* staging(std::int64_t bytes);
+  // Device memory for one op of a stream, until the stream's next begins: ops of a stream come one after the other.
+  void begin_scratch(int stream);
+  [[nodiscard]] std::byte* scratch(int stream, std::int64_t bytes);
   [[nodiscard]] std::byte* table(std::span<const std::byte> content);
   // Device memory beside the plan's buffers: row maps, token ids, intermediate results.
   [[nodiscard]] std::int64_t extra_bytes() const { return extra_; }
@@ -55,6 +58,12 @@ class Program {
   std::byte* chunk_ = nullptr;  // of tables
   std::int64_t chunk_left_ = 0;
   std::int64_t extra_ = 0;
+  struct Scratch {
+    std::vector<std::pair<std::byte*, std::int64_t>> blocks;
+    std::size_t block = 0;  // where the op is, and what of it is taken
+    std::int64_t taken = 0;
+  };
+  std::map<int, Scratch> scratch_;  // [stream]
   std::vector<Command> reset_;
   std::map<BufferId, Tensor> before_;  // what moves, where it comes from
   std::vector<Call> calls_;

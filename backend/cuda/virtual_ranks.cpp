@@ -32,9 +32,9 @@ void VirtualRanks::issue(Step& step, double patience) {
   auto end = step.set_ends.begin();
   for (std::size_t c = 0; c < step.commands.size(); ++c) {
     device_.enqueue(step.commands[c], 0);
-    for (; end != step.set_ends.end() && *end == c + 1; ++end) await(patience, {});
+    for (; end != step.set_ends.end() && *end == c + 1; ++end) await(patience, "the run");
   }
-  if (step.host_sync) await(patience, {});
+  if (step.host_sync) await(patience, "the run");
 }
 
 void VirtualRanks::await(double patience, const std::string& op) {

@@ -376,7 +376,8 @@ struct MemoryPeak {
   OpId at;  // the op during which the peak is reached; invalid in a plan without ops
 };
 MemoryPeak memory_peak(const Plan& plan, Rank rank);
-MemoryPeak worst_memory_peak(const Plan& plan);  // over all ranks
+MemoryPeak worst_memory_peak(const Plan& plan);    // over all ranks
+MemoryPeak memory_of_all_ranks(const Plan& plan);  // of ranks that share one GPU: their peaks added up; at: invalid
 
 // The plan as a file: JSON, format_version first. write_plan writes to a temporary name and renames it.
 void write_plan(const Plan& plan, const std::string& path);

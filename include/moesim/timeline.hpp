@@ -41,7 +41,14 @@ struct LinkInterval {
 };
 
 struct Timeline {
-  enum class Kind { predicted, measured_wall, measured_composed, measured_virtual_ranks };
+  // predicted_virtual_ranks, measured_virtual_ranks: all ranks on one GPU.
+  enum class Kind {
+    predicted,
+    measured_wall,
+    measured_composed,
+    measured_virtual_ranks,
+    predicted_virtual_ranks,
+  };
   Kind kind = Kind::predicted;
   int ranks = 0;
   std::vector<Span> spans;  // sorted by (op, rank)

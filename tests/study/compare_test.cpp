@@ -76,11 +76,56 @@ TEST_CASE("MoE layers: from when their first op could begin to the end of their 
   CHECK(c.strategies[0].moe_predicted == us(70));
   CHECK(c.strategies[0].moe_measured == us(60));
   CHECK(c.strategies[0].moe_error == doctest::Approx(1.0 / 6));
-  CHECK(c.moe_median == doctest::Approx(0));  // of 0 and 1, the lower
-  CHECK(render(c).find("MoE layers, 2 of them: median error 0.0 %") != std::string::npos);
+  // Errors of 0 and (40 - 20) / 20: between them.
+  CHECK(c.moe_median == doctest::Approx(0.5));
+  CHECK(c.moe_p90 == doctest::Approx(0.9));
+  CHECK(render(c).find("MoE layers, 2 of them: error 50.0 % (median), 90.0 % (90 % quantile)") != std::string::npos);
   TimelineFile dense = timeline("ep", 90, 110, 30);
   for (TimelineOp& op : dense.ops) op.category = "dense";
   CHECK(render(compare({dense}, {dense}, {})).find("MoE") == std::string::npos);
+}
+
+TEST_CASE("judged by MoE layers: what is outside them does not count, for errors and for the order") {
+  // Attention of 1000 us is predicted as 100; MoE layers are right, and so is their order.
+  const auto with_attention = [](const std::string& strategy, std::int64_t attention, std::int64_t experts) {
+    TimelineFile f = timeline(strategy, attention, attention, experts);
+    f.ops[0] = {"l0.attention", "attention_core", "attention", Layer(0)};
+    return f;
+  };
+  const std::vector<TimelineFile> p{with_attention("a", 100, 30), with_attention("b", 100, 60)};
+  const std::vector<TimelineFile> m{with_attention("a", 1000, 30), with_attention("b", 960, 60)};
+  CHECK(!compare(p, m, {}).passed());
+  CompareOptions by_layer;
+  by_layer.judge = CompareOptions::Judge::moe_layer;
+  const Comparison c = compare(p, m, by_layer);
+  CHECK(c.passed());
+  CHECK(c.strategies[0].strategy == "a");
+  CHECK(render(c).find("passed: MoE-layer errors within 25 %") != std::string::npos);
+  const Comparison swapped = compare({with_attention("a", 1, 60), with_attention("b", 1, 30)}, m, by_layer);
+  CHECK(swapped.misordered.size() == 1);
+}
+
+TEST_CASE("strategies that one side lacks are an error, or left out when asked for") {
+  const std::vector<TimelineFile> p{timeline("a", 10, 10, 10), timeline("b", 10, 10, 10)};
+  const std::vector<TimelineFile> m{timeline("b", 10, 10, 10), timeline("c", 10, 10, 10)};
+  CHECK_THROWS_AS(compare(p, m, {}), InputError);
+  CompareOptions options;
+  options.common = true;
+  const Comparison c = compare(p, m, options);
+  REQUIRE(c.strategies.size() == 1);
+  CHECK(c.strategies[0].strategy == "b");
+  CHECK_THROWS_AS(compare({p[0]}, m, options), InputError);
+}
+
+TEST_CASE("ranks on one GPU are compared with no prediction of ranks on their own, nor the other way round") {
+  TimelineFile p = timeline("a", 10, 10, 10);
+  TimelineFile m = timeline("a", 10, 10, 10);
+  m.timeline.kind = Timeline::Kind::measured_virtual_ranks;
+  CHECK(message({p}, {m}).find("--virtual-ranks") != std::string::npos);
+  p.timeline.kind = Timeline::Kind::predicted_virtual_ranks;
+  CHECK(message({p}, {m}) == "nothing");
+  m.timeline.kind = Timeline::Kind::measured_wall;
+  CHECK(message({p}, {m}).find("measured with ranks on their own") != std::string::npos);
 }
 
 TEST_CASE("waiting for peers is nobody's work") {

@@ -36,7 +36,7 @@ struct TurnLatent {
 
 void launch(const Attend& c, Stream stream) {
   const std::int64_t queries = c.o.rows * c.shape.heads;
-  const auto room = static_cast<std::size_t>(key_tile + c.shape.qk_dim + c.shape.v_dim) * sizeof(float);
+  const auto room = static_cast<std::size_t>(attend_room(c.shape)) * sizeof(float);
   start(attend, grid(queries), key_tile, room, stream, c, queries);
 }
 void launch(const Rotate& c, Stream stream) { launch_by_block<Turn>(c, c.y.rows, 256, stream); }

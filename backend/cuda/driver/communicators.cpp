@@ -12,6 +12,11 @@ namespace moesim::backend::gpu {
 namespace {
 
 constexpr std::chrono::seconds patience{120};  // for members to meet
+constexpr int oldest = 22600;
+
+std::string version_text(int v) {
+  return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
+}
 
 std::int64_t now() { return std::chrono::steady_clock::now().time_since_epoch().count(); }
 
@@ -65,15 +70,25 @@ void Communicators::must_live() const {
   if (aborted_) throw std::runtime_error("NCCL: the communicators have been ended");
 }
 
-// Nobody else can end a call that waits for peers. NCCL then gives it up with an error.
+void Communicators::watch_for(std::function<bool()> give_up) {
+  const std::scoped_lock lock(mutex_);
+  give_up_ = std::move(give_up);
+}
+
+// Nobody else can end a call that waits for peers, or a launch behind a kernel that does. NCCL then gives up with an
+// error, on the device as on the host.
 void Communicators::watch() {
   std::unique_lock lock(mutex_);
   while (!change_.wait_for(lock, std::chrono::seconds(1), [&] { return end_; })) {
     const std::int64_t entered = entered_;
-    if (entered == 0 || now() - entered < std::chrono::steady_clock::duration(patience).count()) continue;
-    late_ = true;
+    const bool late = entered != 0 && now() - entered > std::chrono::steady_clock::duration(patience).count();
+    if (!late && !(give_up_ && give_up_())) continue;
+    if (late) late_ = true;
     if (aborted_.exchange(true)) continue;
-    for (ncclComm_t c : all_) ncclCommAbort(c);
+    const std::vector<ncclComm_t> all = all_;
+    lock.unlock();  // it may wait for the host thread, which may want the lock
+    for (ncclComm_t c : all) ncclCommAbort(c);
+    lock.lock();
   }
 }
 
@@ -85,6 +100,11 @@ int Communicators::join(const MeetingId& id, int members, int position) {
     std::promise<ncclResult_t> status;
   };
   must_live();
+  int version = 0;
+  check(ncclGetVersion(&version), nullptr, "its version");
+  if (version < oldest)
+    throw std::runtime_error("NCCL: this is " + version_text(version) + ", and ranks on GPUs of their own need " +
+                             version_text(oldest) + " or newer, where kernels start in the order of their calls");
   const auto joining = std::make_shared<Joining>();
   if (id.size() != sizeof joining->id.internal) throw std::runtime_error("NCCL: an id of another version");
   std::memcpy(joining->id.internal, id.data(), id.size());
@@ -180,7 +200,7 @@ int nccl_ranks_per_gpu() {
 std::string nccl_version() {
   int v = 0;
   check(ncclGetVersion(&v), nullptr, "its version");
-  return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
+  return version_text(v);
 }
 
 }  // namespace moesim::backend::gpu

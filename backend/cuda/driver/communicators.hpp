@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -30,6 +31,7 @@ class Communicators {
   void enqueue(const Exchange& c, cudaStream_t stream);
   // Throws when a communicator has failed since.
   void check_health();
+  void watch_for(std::function<bool()> give_up);
   void abort() noexcept;
 
  private:
@@ -39,6 +41,7 @@ class Communicators {
   int device_;
   std::mutex mutex_;  // of all that the watching thread reads, too
   std::vector<ncclComm_t> all_;
+  std::function<bool()> give_up_;
   std::condition_variable change_;
   bool end_ = false;
   std::atomic<std::int64_t> entered_{0};  // when the call under way began; 0: none is

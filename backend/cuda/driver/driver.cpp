@@ -163,6 +163,7 @@ class CudaDevice final : public Device {
     here();
     return communicators_.join(id, members, position);
   }
+  void watch(std::function<bool()> give_up) override { communicators_.watch_for(std::move(give_up)); }
   // NCCL's abort waits until no graph holds its calls any more (commDestroySync, NCCL 2.26).
   void abort() noexcept override {
     cudaSetDevice(number_);

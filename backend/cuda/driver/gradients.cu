@@ -1,53 +1,54 @@
 // A training step's own kernels: gradients, the loss, Adam.
+#include "backend/cuda/attention_gradient_bodies.hpp"
 #include "backend/cuda/driver/team.cuh"
 #include "backend/cuda/gradient_bodies.hpp"
 
 namespace moesim::backend::gpu {
 namespace {
 
-struct NormPart {
+struct NormGradientPart {
   template <class Team>
   __device__ void operator()(const Team& team, const NormGradient& c, std::int64_t i) const {
     norm_gradient_part(team, c, i);
   }
 };
-struct Slope {
+struct ActivationGradientRow {
   template <class Team>
   __device__ void operator()(const Team& team, const ActivationGradientCall& c, std::int64_t i) const {
     activation_gradient_row(team, c, i);
   }
 };
-struct Loss {
+struct CrossEntropyRow {
   template <class Team>
   __device__ void operator()(const Team& team, const CrossEntropy& c, std::int64_t i) const {
     cross_entropy_row(team, c, i);
   }
 };
-struct Weigh {
+struct GateWeightsRow {
   template <class Team>
   __device__ void operator()(const Team& team, const GateWeights& c, std::int64_t i) const {
     gate_weights_row(team, c, i);
   }
 };
-struct Unweigh {
+struct GateGradientRow {
   template <class Team>
   __device__ void operator()(const Team& team, const GateGradient& c, std::int64_t i) const {
     gate_gradient_row(team, c, i);
   }
 };
-struct Uncombine {
+struct CombineGradientRow {
   template <class Team>
   __device__ void operator()(const Team& team, const CombineGradient& c, std::int64_t i) const {
     combine_gradient_row(team, c, i);
   }
 };
-struct Update {
+struct AdamRow {
   template <class Team>
   __device__ void operator()(const Team& team, const AdamStep& c, std::int64_t i) const {
     adam_row(team, c, i);
   }
 };
-struct Begin {
+struct StartStateRow {
   template <class Team>
   __device__ void operator()(const Team& team, const StartState& c, std::int64_t i) const {
     start_state_row(team, c, i);
@@ -71,21 +72,21 @@ __global__ void attend_gradient_keys(const AttendGradient c, std::int64_t keys) 
 
 }  // namespace
 
-void launch(const NormGradient& c, Stream stream) { launch_by_block<NormPart>(c, c.parts.rows, 256, stream); }
+void launch(const NormGradient& c, Stream stream) { launch_by_warp<NormGradientPart>(c, c.parts.rows, stream); }
 void launch(const ActivationGradientCall& c, Stream stream) {
-  launch_by_block<Slope>(c, c.dy.rows, threads_for(c.dy.cols), stream);
+  launch_by_block<ActivationGradientRow>(c, c.dy.rows, threads_for(c.dy.cols), stream);
 }
-void launch(const CrossEntropy& c, Stream stream) { launch_by_block<Loss>(c, c.logits.rows, 256, stream); }
-void launch(const GateWeights& c, Stream stream) { launch_by_warp<Weigh>(c, c.y.rows, stream); }
-void launch(const GateGradient& c, Stream stream) { launch_by_warp<Unweigh>(c, c.dscores.rows, stream); }
+void launch(const CrossEntropy& c, Stream stream) { launch_by_block<CrossEntropyRow>(c, c.logits.rows, 256, stream); }
+void launch(const GateWeights& c, Stream stream) { launch_by_warp<GateWeightsRow>(c, c.y.rows, stream); }
+void launch(const GateGradient& c, Stream stream) { launch_by_warp<GateGradientRow>(c, c.dscores.rows, stream); }
 void launch(const CombineGradient& c, Stream stream) {
-  launch_by_block<Uncombine>(c, c.dcopies.rows, threads_for(c.dy.cols), stream);
+  launch_by_block<CombineGradientRow>(c, c.dcopies.rows, threads_for(c.dy.cols), stream);
 }
 void launch(const AdamStep& c, Stream stream) {
-  launch_by_block<Update>(c, c.weight.rows, threads_for(c.weight.cols), stream);
+  launch_by_block<AdamRow>(c, c.weight.rows, threads_for(c.weight.cols), stream);
 }
 void launch(const StartState& c, Stream stream) {
-  launch_by_block<Begin>(c, c.weight.rows, threads_for(c.weight.cols), stream);
+  launch_by_block<StartStateRow>(c, c.weight.rows, threads_for(c.weight.cols), stream);
 }
 
 void launch(const AttendGradient& c, Stream stream) {

@@ -28,7 +28,7 @@ void start(void (*kernel)(Formal...), unsigned blocks, unsigned threads, std::si
 // A block's dynamic shared memory.
 #ifdef __CUDACC__
 __device__ inline float* shared_room() {
-  extern __shared__ float room[];
+  extern __shared__ __align__(16) float room[];
   return room;
 }
 #else

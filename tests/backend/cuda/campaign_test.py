@@ -11,7 +11,9 @@ import unittest
 
 SOURCE, BUILD = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
 CAMPAIGN = SOURCE / "backend/cuda/campaign.sh"
-SCENARIOS = sorted(p.stem for p in (SOURCE / "scenarios").glob("cuda_*.toml"))
+# As the campaign runs them: small ones first.
+SCENARIOS = sorted((p.stem for p in (SOURCE / "scenarios").glob("cuda_*.toml")),
+                   key=lambda n: (("mixtral" not in n) + ("deepseek" in n), n))
 
 
 def campaign(build, out, *options, **env):
@@ -90,12 +92,26 @@ class Campaign(unittest.TestCase):
         r = campaign(build, self.out, "--only", "matrix")
         steps = dict(self.summary())
         self.assertEqual(len(steps), 3 * len(SCENARIOS))
-        # No GPU is listed here: ranks would share one.
-        said = (self.out / f"{SCENARIOS[0]}.predict.txt").read_text()
-        self.assertIn("--virtual-ranks", said)
+        for name in SCENARIOS:
+            self.assertNotIn("--virtual-ranks", (self.out / f"{name}.predict.txt").read_text())
+            self.assertIn("--judge moe-layer", (self.out / f"{name}.compare.txt").read_text())
         r = campaign(build, self.out, "--only", "tests,kernel")
         self.assertEqual(r.returncode, 2)
         self.assertIn("there is no step 'kernel'", r.stderr)
+
+    # Writes, as `run` does, what it has measured when it is interrupted.
+    def test_what_was_measured_by_the_limit_is_compared(self):
+        build = self.stand_in("echo fine", """
+            [ "$1" = run ] || { echo "$@"; exit 0; }
+            for out; do :; done  # the last argument
+            mkdir -p "$out"; echo '{"kind":"measured_virtual_ranks"}' >"$out/a.timeline.json"; echo >"$out/report.json"
+            case $2 in *mixtral_skewed*) trap 'exit 0' INT; sleep 9 & wait;; esac""")
+        campaign(build, self.out, "--only", "matrix", MOESIM_CAMPAIGN_RUN_SECONDS="1")
+        text = (self.out / "summary.txt").read_text()
+        self.assertRegex(text, f"{SCENARIOS[0]}.run +out of time")
+        said = (self.out / f"{SCENARIOS[0]}.predict.txt").read_text()
+        self.assertIn("--virtual-ranks", said)
+        self.assertIn(f"{SCENARIOS[0]}.compare", text)
 
     def test_it_ends_in_its_time(self):
         build = self.stand_in("echo fine", "sleep 30")

@@ -89,6 +89,7 @@ TEST_CASE("ranks on GPUs: every strategy gives what the host gives, whatever the
         const backend::Programs host = backend::compute(s.plan, inputs);
         for (unsigned seed = 0; seed < 3; ++seed) {
           Machine machine(ranks, seed);
+          machine.join_waits = true;
           const auto devices = open_all(machine, ranks);
           std::vector<std::unique_ptr<gpu::GpuRank>> programs(devices.size());
           std::mutex mutex;

@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -29,21 +30,20 @@ std::string address(const std::byte* p) {
   return "?";
 }
 
-// Communicators are numbered by their members' bits; four ranks at most.
+// Communicators by number, in the order in which a member names them: the group's first.
+std::vector<std::vector<Rank>> named;
 int communicator(const std::vector<Rank>& members) {
-  int bits = 0;
-  for (const Rank r : members) bits |= 1 << r.value();
-  return bits;
+  const auto known = std::ranges::find(named, members);
+  if (known == named.end()) named.push_back(members);
+  return static_cast<int>(std::ranges::find(named, members) - named.begin());
 }
 std::string members_of(int communicator) {
   std::string out;
-  for (int r = 0; r < 4; ++r)
-    if ((communicator >> r & 1) != 0) out += std::to_string(r);
+  for (const Rank r : named[static_cast<std::size_t>(communicator)]) out += std::to_string(r.value());
   return out;
 }
 
 struct Text {
-  int all = 7;
   std::string operator()(const gpu::Exchange& e) const {
     static constexpr const char* names[] = {"send",       "receive",   "all_gather", "reduce_scatter",
                                             "all_reduce", "broadcast", "reduce"};
@@ -51,7 +51,7 @@ struct Text {
     for (const auto& m : e.messages)
       out += fmt::format("{}{} {} {}>{} x{}{}", out.size() > 1 ? ", " : "", names[static_cast<std::size_t>(m.kind)],
                          m.peer, address(m.from), address(m.to), m.elements,
-                         m.communicator == all ? "" : " among " + members_of(m.communicator));
+                         m.communicator == 0 ? "" : " among " + members_of(m.communicator));
     return out + "}";
   }
   std::string operator()(const gpu::CopyBytes& c) const {
@@ -76,10 +76,9 @@ struct Text {
   }
 };
 
-// all: the group's communicator, which is not named.
-std::vector<std::string> texts(const std::vector<gpu::Command>& commands, int all = 7) {
+std::vector<std::string> texts(const std::vector<gpu::Command>& commands) {
   std::vector<std::string> out;
-  for (const auto& c : commands) out.push_back(std::visit(Text{all}, c));
+  for (const auto& c : commands) out.push_back(std::visit(Text{}, c));
   return out;
 }
 
@@ -114,6 +113,7 @@ std::vector<std::string> calls(const Plan& plan, Collective work, std::size_t me
   op.name = "x";
   std::int64_t used = 0;
   std::vector<gpu::Command> out;
+  named.clear();
   gpu::lower_to_nccl({plan, op, plan.groups[0][0][member], communicator,
                       [&](std::int64_t bytes) {
                         std::byte* at = staged + used;
@@ -121,7 +121,7 @@ std::vector<std::string> calls(const Plan& plan, Collective work, std::size_t me
                         return at;
                       }},
                      call, out);
-  return texts(out, communicator(plan.groups[0][0]));
+  return texts(out);
 }
 
 Collective of(Collective::Kind kind, Collective::Algorithm algorithm = Collective::Algorithm::automatic, int root = 0) {
@@ -215,6 +215,7 @@ TEST_CASE("sums in place: NCCL's all-reduces, in one group; two replicas exchang
     work.dtype = DType::f32;
     std::int64_t used = 0;
     std::vector<gpu::Command> out;
+    named.clear();
     gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), communicator,
                         [&](std::int64_t bytes) { return staged + std::exchange(used, used + bytes); }},
                        SumCall{work, std::move(buffers)}, out);
@@ -241,6 +242,7 @@ TEST_CASE("sums in place: NCCL's all-reduces, in one group; two replicas exchang
     work.from = PlacementId(0);
     work.to = PlacementId(1);
     std::vector<gpu::Command> out;
+    named.clear();
     gpu::lower_to_nccl({plan, op, Rank(static_cast<int>(member)), communicator, {}},
                        MoveCall{work, {{{input, DType::f32, 4, 1}, {output, DType::f32, 4, 1}, 2}}}, out);
     return texts(out);

@@ -6,6 +6,7 @@
 #include <thread>
 #include <tuple>
 
+#include "backend/cuda/attention_gradient_bodies.hpp"
 #include "backend/cuda/gradient_bodies.hpp"
 
 namespace moesim::test {
@@ -82,7 +83,7 @@ struct CarryOut {
     rows(c.y.rows, [&](std::int64_t i) { gate_row(lane, c, i); });
   }
   void operator()(const Attend& c) const {
-    std::vector<float> room(static_cast<std::size_t>(key_tile + c.shape.qk_dim + c.shape.v_dim));
+    std::vector<float> room(static_cast<std::size_t>(attend_room(c.shape)));
     rows(c.o.rows, [&](std::int64_t i) {
       for (std::int64_t h = 0; h < c.shape.heads; ++h) attend_query(lane, c, i, h, room.data());
     });
@@ -440,7 +441,7 @@ void Processor::replay() {
 }
 
 int Processor::join(const MeetingId& id, int members, int position) {
-  const std::scoped_lock lock(machine_.mutex_);
+  std::unique_lock lock(machine_.mutex_);
   auto& c = machine_.communicators_[id];
   if (c == nullptr) {
     c = std::make_shared<Machine::Communicator>();
@@ -453,8 +454,15 @@ int Processor::join(const MeetingId& id, int members, int position) {
   c->members[at] = this;
   c->number[at] = static_cast<int>(communicators_.size());
   communicators_.emplace_back(c, position);
+  for (int i = 0; machine_.join_waits && std::ranges::find(c->members, nullptr) != c->members.end(); ++i) {
+    if (i == 30'000) throw std::runtime_error("members wait for each other in a circle");
+    lock.unlock();
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    lock.lock();
+  }
   return c->number[at];
 }
+void Processor::watch(std::function<bool()>) {}  // no call of it keeps a thread
 void Processor::abort() noexcept { aborted_ = true; }
 
 }  // namespace moesim::test

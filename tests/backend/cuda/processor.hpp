@@ -36,10 +36,11 @@ class Machine final : public backend::gpu::Driver {
   backend::gpu::MeetingId meeting_id() override;
 
   std::function<void(const backend::gpu::Command&)> carry = carry_out;
-  int sharing = 1;      // ranks that a device takes
-  int hang_after = -1;  // commands after which device 0 does nothing any more
-  int fail_after = -1;  // commands after which finish() of device 0 throws, as NCCL's asynchronous errors do
-  bool lost = false;    // then no stamp counts as reached, as on a device that is lost
+  bool join_waits = false;  // a member waits for all others where it joins, as NCCL's do; needs a thread for each
+  int sharing = 1;          // ranks that a device takes
+  int hang_after = -1;      // commands after which device 0 does nothing any more
+  int fail_after = -1;      // commands after which finish() of device 0 throws, as NCCL's asynchronous errors do
+  bool lost = false;        // then no stamp counts as reached, as on a device that is lost
   std::map<int, std::vector<backend::gpu::Command>> log;  // [device]: as enqueued
   int captures = 0;
   int replays = 0;
@@ -86,6 +87,7 @@ class Processor final : public backend::gpu::Device {
   void end_capture() override;
   void replay() override;
   int join(const backend::gpu::MeetingId& id, int members, int position) override;
+  void watch(std::function<bool()> give_up) override;
   void abort() noexcept override;
 
  private:
