@@ -61,7 +61,7 @@ Timeline predict_on_one_gpu(const Plan& plan, const Setup& setup, const cost::Ke
       gpu.stamp();
       const sim::OpCost cost = costs(op, Rank(r));
       for (std::size_t k = 0; k < cost.kernels.size(); ++k) {
-        gpu.kernel(cost.kernels[k]);
+        if (cost.kernels[k].value() > 0) gpu.kernel(cost.kernels[k]);  // nothing is launched for no rows
         if (host_waits(op) && (k + 1) % static_cast<std::size_t>(cost.set) == 0) gpu.wait();
       }
       if (std::holds_alternative<HostSync>(op.work)) gpu.wait();
