@@ -59,6 +59,7 @@ Lanes::Lanes(std::span<const double> inclusion, std::span<const std::size_t> ord
     if (beyond > 0) lane.tail = i;
     if (filled == unit) close();
     if (beyond == 0) continue;
+    assert(here < unit);  // no item is longer than a lane
     lane.head = i;
     lane.head_threshold =
         static_cast<std::uint64_t>((static_cast<uint128>(beyond) << 32) / static_cast<uint128>(unit - here));

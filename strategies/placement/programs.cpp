@@ -61,6 +61,8 @@ BalanceProgram::BalanceProgram(std::span<const double> loads, int clusters, bool
     problem_.add_equal(fmt::format("once_{}", by_load_[r]), 1, std::move(once));
   }
   const double mean = mean_load(loads, clusters);
+  const int fewest = equal_sizes ? experts / clusters : 1;
+  const int most = (experts + clusters - 1) / clusters;
   for (int c = 0; c < clusters; ++c) {
     std::vector<Milp::Term> size;
     std::vector<Milp::Term> load;
@@ -68,8 +70,7 @@ BalanceProgram::BalanceProgram(std::span<const double> loads, int clusters, bool
       size.push_back({x(c, r), 1});
       if (loads_[by_load_[r]] != 0) load.push_back({x(c, r), loads_[by_load_[r]]});
     }
-    problem_.add_row(fmt::format("size_{}", c), equal_sizes ? experts / clusters : 1,
-                     equal_sizes ? (experts + clusters - 1) / clusters : milp_infinity, std::move(size));
+    problem_.add_row(fmt::format("size_{}", c), fewest, equal_sizes ? most : milp_infinity, std::move(size));
     // d >= T - mean and d >= mean - T
     load.push_back({first_deviation_ + c, -1});
     problem_.add_row(fmt::format("above_{}", c), -milp_infinity, mean, load);
