@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 
+#include "cli/choices.hpp"
 #include "cli/verbs.hpp"
 
 namespace moesim::cli {
@@ -29,7 +30,7 @@ void add_compare(CLI::App& app, Run& run) {
   verb->add_option("--judge", args->options.judge,
                    "Whose error and order pass or fail: the whole step's, or the MoE layers' where the rest is not "
                    "comparable (attention on --backend cuda)")
-      ->transform(CLI::CheckedTransformer(judges))
+      ->transform(choices(judges))
       ->default_str("end-to-end");
   verb->add_flag("--common", args->options.common, "Leave out strategies that only one side has");
   verb->add_option("--tolerance", args->options.tolerance,
@@ -37,7 +38,7 @@ void add_compare(CLI::App& app, Run& run) {
       ->check(CLI::Range(0.0, 10.0))
       ->capture_default_str();
   verb->add_option("--by", args->options.by, "Rows: kinds of op, layers, ranks or strategies")
-      ->transform(CLI::CheckedTransformer(by))
+      ->transform(choices(by))
       ->default_str("op");
   verb->add_option("--worst", args->options.worst, "Ops listed by name")
       ->check(CLI::Range(0, 1000))

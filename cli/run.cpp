@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "backend/transport.hpp"
+#include "cli/choices.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/verbs.hpp"
@@ -65,7 +66,7 @@ int measure(const Args& args, const backend::Executor& executor) {
       const study::StudyResult result = study::run_study(scenario, options);
       if (speaks) fmt::print("{}", args.json ? study::report_json(result) : study::render(result));
       if (speaks && !args.out.empty()) fmt::print(stderr, "wrote {}\n", args.out);
-      return result.feasible() ? Exit::ok : Exit::no;
+      return result.feasible() && !result.interrupted() ? Exit::ok : Exit::no;
     }
   });
 }
@@ -94,13 +95,13 @@ void add_run(CLI::App& app, Run& run) {
   verb->add_option("--warmup", m.warmup, "Runs before them")->check(CLI::Range(0, 1000))->capture_default_str();
   verb->add_option("--statistic", m.statistic,
                    "Which run is reported: the median, or the minimum (of every op, composed)")
-      ->transform(CLI::CheckedTransformer(statistics))
+      ->transform(choices(statistics))
       ->default_str("median");
   verb->add_option(
           "--mode", m.mode,
           "Ranks as threads (cuda: a GPU each), or their ops one at a time; auto: threads where every rank has a "
           "core (a GPU)")
-      ->transform(CLI::CheckedTransformer(modes))
+      ->transform(choices(modes))
       ->default_str("auto");
   verb->add_flag("--graph", m.graph, "cuda: one CUDA graph per run instead of a launch per kernel");
   verb->add_option("--transport", args->transport, "threads: ranks of this process; mpi: a process each, under mpirun")
@@ -119,7 +120,7 @@ void add_run(CLI::App& app, Run& run) {
   mpirun -n 4 moesim run scenarios/host_small.toml --transport mpi
   moesim run scenarios/cuda_mixtral_skewed.toml --backend cuda     predicted by: simulate, --virtual-ranks on one GPU
 
-Exit codes: 0 done; 1 no strategy could be run; 2 bad input; 3 the backend or transport is not here.)");
+Exit codes: 0 done; 1 no strategy could be run, or not all because of an interrupt; 2 bad input; 3 the backend or transport is not here.)");
   verb->callback([args, &run] {
     run = [args]() -> int {
       const backend::Executor& executor = *backend::find_executor(args->backend);

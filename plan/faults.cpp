@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
+#include <type_traits>
 
 #include "moesim/plan.hpp"
 
@@ -37,8 +39,15 @@ class Checker {
     fault("{} {} is out of range (there are {})", what, id.value(), size);
     return false;
   }
-  void non_negative(std::int64_t v, const char* what) {
-    if (v < 0) fault("{} is {}, below 0", what, v);
+  // Products of a few sizes stay within 64 bits.
+  static constexpr std::int64_t most = std::int64_t{1} << 40;
+  void non_negative(std::int64_t v, const char* what) { between(v, 0, most, what); }
+  void between(std::int64_t v, std::int64_t least, std::int64_t largest, const char* what) {
+    if (v < least || v > largest) fault("{} is {}, outside {} to {}", what, v, least, largest);
+  }
+  void launch(const Launch& l) {
+    between(l.kernels, 1, 100'000, "kernels");
+    between(l.passes, 1, 1000, "passes");
   }
   bool rows(const Rows& r, const char* what) {
     if (r.table.value() >= 0) return in_range(r.table, plan_.tables.size(), what);
@@ -54,6 +63,9 @@ class Checker {
       fault("token ranges do not rise from 0");
     if (plan_.owner_of_rank.size() != static_cast<std::size_t>(std::max(plan_.ranks, 0)))
       fault("owner_of_rank has {} entries for {} ranks", plan_.owner_of_rank.size(), plan_.ranks);
+    if (!begin.empty()) between(begin.back(), 0, most, "the number of tokens");
+    between(plan_.routed_copies, 0, std::numeric_limits<std::int64_t>::max(), "routed_copies");
+    between(plan_.dropped_copies, 0, plan_.routed_copies, "dropped_copies");
     for (const int owner : plan_.owner_of_rank)
       if (owner < 0 || static_cast<std::size_t>(owner) >= plan_.tokens.owners())
         fault("token owner {} is out of range (there are {})", owner, plan_.tokens.owners());
@@ -147,7 +159,8 @@ class Checker {
     const Op& op = plan_.ops[i];
     where_ = fmt::format("op {} '{}'", i, op.name);
     if (!names_.insert(op.name).second) fault("its name is taken by an earlier op");
-    if (op.stream < 0) fault("stream {} is below 0", op.stream);
+    between(op.stream, 0, 63, "stream");
+    between(op.layer.value(), -1, 100'000, "layer");
     for (const OpId a : op.after)
       if (!a.valid() || a.index() >= i) fault("depends on op {}, which does not come before it", a.value());
     for (const BufferId b : op.reads) in_range(b, plan_.buffers.size(), "buffer");
@@ -155,10 +168,84 @@ class Checker {
     const std::size_t before = faults_.size();
     std::visit([this](const auto& work) { check(work); }, op.work);
     const auto* collective = std::get_if<Collective>(&op.work);
-    if (const auto* w = std::get_if<Permute>(&op.work); w != nullptr && faults_.size() == before) moved(*w, op);
+    if (faults_.size() == before) {
+      if (const auto* w = std::get_if<Permute>(&op.work)) moved(*w, op);
+      if (const auto* w = std::get_if<Gemm>(&op.work)) multiplied(*w, op);
+      if (const auto* w = std::get_if<GroupedGemm>(&op.work)) multiplied(*w, op);
+    }
     if (collective != nullptr && faults_.size() == before && op.writes.size() == 1 &&
         op.writes.front().index() < plan_.buffers.size())
       delivered(*collective, plan_.buffer(op.writes.front()));
+  }
+
+  // Two operands and a product, by the columns that they have in each form. Attention's heads multiply parts of X, and
+  // an X on the wire has scales behind its columns.
+  template <class Product>
+  void multiplied(const Product& w, const Op& op) {
+    if (op.reads.size() < 2 || op.writes.empty()) return;  // a plan of costs alone
+    for (const BufferId b : {op.reads[0], op.reads[1], op.writes[0]})
+      if (!b.valid() || b.index() >= plan_.buffers.size()) return;  // said already
+    const Buffer& a = plan_.buffer(op.reads[0]);
+    const Buffer& b = plan_.buffer(op.reads[1]);
+    const Buffer& out = plan_.buffer(op.writes[0]);
+    std::int64_t batch = 1;
+    if constexpr (std::is_same_v<Product, Gemm>) batch = w.batch;
+    const auto cols = [&](const Buffer& x, std::int64_t wanted, bool exact, const char* what) {
+      if (exact ? x.cols != wanted : x.cols < wanted)
+        fault("{} has {} columns in its buffer '{}', and {} in the product", what, x.cols, x.name, wanted);
+    };
+    const auto rows_of = [&](Rank r) {
+      if constexpr (std::is_same_v<Product, Gemm>)
+        return plan_.rows(w.m, r);
+      else
+        return plan_.table(w.rows).row_sum(r.value());
+    };
+    const auto rows_fit = [&](const Buffer& x) {
+      for (int r = 0; r < plan_.ranks; ++r)
+        if (plan_.rows(x.rows, Rank(r)) != rows_of(Rank(r)))
+          return fault("multiplies {} rows on rank {}, and its buffer '{}' has {}", rows_of(Rank(r)), r, x.name,
+                       plan_.rows(x.rows, Rank(r)));
+    };
+    // A stack of matrices, or a table that is read as its transpose.
+    const auto matrices_fit = [&](const Buffer& x) {
+      if (x.cols != w.n && (x.cols != w.k || !std::is_same_v<Product, Gemm>))
+        fault("its weights have {} columns in '{}', and {} in the product", x.cols, x.name, w.n);
+    };
+    switch (w.form) {
+      case Gemm::Form::forward:
+        cols(a, batch * w.k, false, "X");
+        cols(out, batch * w.n, true, "Y");
+        matrices_fit(b);
+        rows_fit(a);
+        rows_fit(out);
+        break;
+      case Gemm::Form::input_gradient:
+        cols(a, w.n, true, "dY");
+        cols(out, w.k, true, "dX");
+        matrices_fit(b);
+        rows_fit(a);
+        rows_fit(out);
+        break;
+      case Gemm::Form::weight_gradient:
+        cols(a, w.k, true, "X");
+        cols(b, w.n, true, "dY");
+        matrices_fit(out);
+        rows_fit(a);
+        rows_fit(b);
+        break;
+    }
+    const Buffer& weight = w.form == Gemm::Form::weight_gradient ? out : b;
+    if (weight.dtype != w.weight)
+      fault("multiplies weights of {}, and '{}' holds {}", to_string(w.weight), weight.name, to_string(weight.dtype));
+    if constexpr (std::is_same_v<Product, GroupedGemm>) {
+      const Table& groups = plan_.table(w.rows);
+      for (int r = 0; r < plan_.ranks; ++r) {
+        const auto row = groups.row(r);
+        for (std::size_t g = 0; g < row.size(); ++g)
+          if (row[g] > 0 && (static_cast<std::int64_t>(g) % w.matrices + 1) * w.k > plan_.rows(weight.rows, Rank(r)))
+            return fault("group {} has rows on rank {}, whose '{}' has no matrix for it", g, r, weight.name);
+      }
+    }
   }
 
   void moved(const Permute& w, const Op& op) {
@@ -166,6 +253,8 @@ class Checker {
       return !b.empty() && b.front().valid() && b.front().index() < plan_.buffers.size();
     };
     if (!known(op.reads) || !known(op.writes)) return;
+    if (const Buffer& out = plan_.buffer(op.writes.front()); out.cols != w.cols)
+      fault("moves rows of {} columns, and its buffer '{}' has {}", w.cols, out.name, out.cols);
     const auto same = [&](const Rows& work, BufferId buffer, const char* what) {
       const Buffer& b = plan_.buffer(buffer);
       for (int r = 0; r < plan_.ranks; ++r)
@@ -215,12 +304,14 @@ class Checker {
 
   void check(const Gemm& w) {
     rows(w.m, "m");
+    between(w.batch, 1, 1'000'000, "batch");
     non_negative(w.n, "n");
     non_negative(w.k, "k");
   }
   void check(const GroupedGemm& w) {
     non_negative(w.n, "n");
     non_negative(w.k, "k");
+    launch(w.launch);
     if (!in_range(w.rows, plan_.tables.size(), "table")) return;
     const int groups = plan_.table(w.rows).cols();
     if (w.matrices < 1 || groups % w.matrices != 0)
@@ -229,14 +320,20 @@ class Checker {
   void check(const AttentionCore& w) {
     rows(w.sequences, "sequences");
     if (w.causal && w.kv_len < w.q_len) fault("kv_len {} is below q_len {}", w.kv_len, w.q_len);
-    for (const std::int64_t v : {w.q_len, w.kv_len, w.heads, w.qk_dim, w.v_dim, w.kv_cols}) non_negative(v, "a size");
+    for (const std::int64_t v : {w.q_len, w.kv_len}) between(v, 0, std::int64_t{1} << 30, "a length");
+    for (const std::int64_t v : {w.heads, w.kv_heads, w.qk_dim, w.v_dim}) between(v, 1, 1'000'000, "a head's size");
+    for (const std::int64_t v : {w.kv_cols, w.window}) non_negative(v, "a size");
   }
   void check(const Elementwise& w) {
     rows(w.rows, "rows");
     non_negative(w.read_cols, "read_cols");
     non_negative(w.write_cols, "write_cols");
+    non_negative(w.flops_per_row, "flops_per_row");
   }
-  void check(const Copy& w) { rows(w.rows, "rows"); }
+  void check(const Copy& w) {
+    rows(w.rows, "rows");
+    non_negative(w.cols, "cols");
+  }
   void check(const HostSync&) {}
 
   void check(const Permute& w) {
@@ -244,6 +341,10 @@ class Checker {
                        in_range(w.routed, plan_.tables.size(), "table") &&
                        in_range(w.groups, plan_.groups.size(), "groups") &&
                        (!w.placement.valid() || in_range(w.placement, plan_.placements.size(), "placement"));
+    non_negative(w.cols, "cols");
+    non_negative(w.capacity, "capacity");
+    between(w.moe_layer, 0, 100'000, "moe_layer");
+    launch(w.launch);
     if (!sound || plan_.ranks < 1) return;
     const Table& routed = plan_.table(w.routed);
     if (w.placement.valid() && plan_.placements[w.placement.index()].slots() != routed.cols())

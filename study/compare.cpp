@@ -60,12 +60,14 @@ std::vector<std::string> mismatches(const TimelineFile& p, const TimelineFile& m
   std::vector<std::string> out;
   const std::string label = "strategy '" + p.strategy + "': ";
   using Kind = Timeline::Kind;
-  const bool one_gpu = p.timeline.kind == Kind::predicted_virtual_ranks;
-  if (one_gpu != (m.timeline.kind == Kind::measured_virtual_ranks)) {
-    out.push_back(label + (one_gpu
-                               ? "predicted for all ranks on one GPU, and measured with ranks on their own"
-                               : "measured with all ranks on one GPU, and predicted for ranks on their own; 'moesim "
-                                 "simulate --virtual-ranks' predicts the former"));
+  const auto one_gpu = [](const TimelineFile& f) {
+    return f.timeline.kind == Kind::predicted_virtual_ranks || f.timeline.kind == Kind::measured_virtual_ranks;
+  };
+  if (one_gpu(p) != one_gpu(m)) {
+    out.push_back(label +
+                  fmt::format("all ranks are on one GPU where it is {}, and not where it is {}; 'moesim simulate "
+                              "--virtual-ranks' predicts ranks on one GPU",
+                              one_gpu(p) ? "predicted" : "measured", one_gpu(p) ? "measured" : "predicted"));
     return out;
   }
   for (std::size_t i = 0; i < std::min(p.ops.size(), m.ops.size()) && out.size() < mismatches_shown; ++i)
@@ -78,10 +80,11 @@ std::vector<std::string> mismatches(const TimelineFile& p, const TimelineFile& m
     out.push_back(label + fmt::format("{} ops predicted, {} measured", p.ops.size(), m.ops.size()));
   if (!out.empty()) return out;
   if (p.plan_hash != m.plan_hash) {
-    out.push_back(label +
-                  fmt::format("the plans have the same ops and other counts ({} and {}): another workload, routing or "
-                              "number of ranks",
-                              p.plan_hash, m.plan_hash));
+    out.push_back(
+        label +
+        fmt::format("the plans have the same ops and other counts ({} and {}): another workload, routing, iteration or "
+                    "number of ranks",
+                    p.plan_hash, m.plan_hash));
     return out;
   }
   const auto& a = p.timeline.spans;

@@ -39,7 +39,7 @@ struct StrategyComparison {
   Picoseconds predicted;
   Picoseconds measured;
   double error = 0;  // end to end
-  // MoE layers (moe_layers.hpp), forward and backward each one; times are means over layers and ranks. No layers:
+  // MoE layers (moe_layers.hpp), forward and backward together; times are means over layers and ranks. No layers:
   // zeros.
   std::int64_t moe_layers = 0;
   Picoseconds moe_predicted;

@@ -37,6 +37,7 @@ Summary IterationMean::summary() const {
   out.straggler = straggler_ / static_cast<double>(count_);
   out.dropped = dropped_ / static_cast<double>(count_);
   for (std::size_t p = 0; p < part_count; ++p) out.parts[p] = parts_[p] / count_;
+  if (count_ > 1) out.bottleneck = "in the last iteration " + out.bottleneck;
   return out;
 }
 

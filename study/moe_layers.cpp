@@ -10,8 +10,7 @@ bool in_moe_layer(const TimelineOp& op) {
           op.category == to_string(Category::experts) || op.category == to_string(Category::combine));
 }
 
-std::map<std::pair<Layer, Pass>, MoeLayerTime> moe_layers(const std::vector<TimelineOp>& ops,
-                                                          const Timeline& timeline) {
+std::map<Layer, MoeLayerTime> moe_layers(const std::vector<TimelineOp>& ops, const Timeline& timeline) {
   struct Extent {
     Picoseconds begin = Picoseconds::max();
     Picoseconds end;
@@ -24,12 +23,12 @@ std::map<std::pair<Layer, Pass>, MoeLayerTime> moe_layers(const std::vector<Time
     e.begin = std::min(e.begin, s.ready);
     e.end = std::max(e.end, s.end);
   }
-  std::map<std::pair<Layer, Pass>, MoeLayerTime> out;
-  for (const auto& [layer, ranks] : extents) {
-    MoeLayerTime& t = out[layer];
+  std::map<Layer, MoeLayerTime> out;
+  for (const auto& [at, ranks] : extents) {
+    MoeLayerTime& t = out[at.first];
     for (const auto& [rank, e] : ranks) {
       t.sum += e.end - e.begin;
-      ++t.ranks;
+      t.ranks += at.second == Pass::forward ? 1 : 0;
     }
   }
   return out;

@@ -62,7 +62,8 @@ void strategies(const StudyResult& study, const PointResult& point, std::string&
   for (const StrategyResult& s : point.strategies)
     if (!s.placement.empty()) out += fmt::format("{}: {}\n", s.label, s.placement);
   for (const StrategyResult& s : point.strategies)
-    if (!s.infeasible.empty()) out += fmt::format("{}: not possible: {}\n", s.label, s.infeasible);
+    if (!s.infeasible.empty())
+      out += fmt::format("{}: {}{}\n", s.label, s.interrupted ? "" : "not possible: ", s.infeasible);
   for (const StrategyResult& s : point.strategies)
     if (!s.summary.outside.empty())
       out += fmt::format("{}: outside the calibrated range: {}\n", s.label, s.summary.outside);
@@ -99,7 +100,9 @@ void memory_by_kind(const PointResult& point, std::string& out) {
   for (const StrategyResult& s : point.strategies)
     for (const auto& [role, bytes] : s.summary.memory.by_role) roles.insert(role);
   if (!roles.contains(BufferRole::optimizer)) return;
-  std::vector<std::string> head{"memory of the rank that needs most"};
+  const bool together =
+      std::ranges::any_of(point.strategies, [](const StrategyResult& s) { return s.summary.together; });
+  std::vector<std::string> head{together ? "memory of all ranks together" : "memory of the rank that needs most"};
   for (const BufferRole role : roles) head.emplace_back(to_string(role));
   TextTable table(std::move(head));
   for (const StrategyResult& s : point.strategies) {
@@ -168,6 +171,11 @@ void published(const StudyResult& study, std::string& out) {
 }
 
 }  // namespace
+
+bool StudyResult::interrupted() const {
+  return std::ranges::any_of(
+      points, [](const PointResult& p) { return std::ranges::any_of(p.strategies, &StrategyResult::interrupted); });
+}
 
 bool StudyResult::feasible() const {
   return !points.empty() && std::ranges::all_of(points, [](const PointResult& p) {

@@ -340,14 +340,16 @@ ResolvedStrategy strategy_of_plan(const std::string& path, const Setup& setup) {
   same("model", plan->model, setup.model.name);
   same("workload", plan->workload, to_string(setup.workload));
   same("routing", plan->routing, setup.routing->description());
+  if (!names_a_file(plan->strategy))
+    wrong.push_back({{path, 0, 0},
+                     fmt::format("has a strategy '{}', and files are named after it", printable(plan->strategy)),
+                     "use letters, digits, '.', '_', '-' and '+', a letter or digit first"});
   if (plan->ranks > setup.cluster.ranks())
     wrong.push_back({{path, 0, 0},
                      fmt::format("has {} ranks, and the scenario's cluster {}", plan->ranks, setup.cluster.ranks()),
                      {}});
   if (!wrong.empty()) throw InputError(std::move(wrong));
-  ResolvedStrategy out{plan->strategy, nullptr, strategies::Options({}, {}), plan};
-  std::ranges::replace_if(out.label, [](char c) { return c == '/' || c == '\\' || c == '\0'; }, '_');  // it names files
-  return out;
+  return {plan->strategy, nullptr, strategies::Options({}, {}), plan};
 }
 
 }  // namespace moesim::study

@@ -21,6 +21,7 @@ struct StrategyResult {
   std::string kind;
   std::string placement;                         // how solvers placed the experts, and on which tokens; empty: in order
   std::string infeasible;                        // why there is no result; empty where there is one
+  bool interrupted = false;                      // that is why
   Summary summary;                               // of a run of iterations: means (iterations.hpp)
   std::vector<IterationPoint> iterations;        // where there is more than one
   std::optional<backend::Measurement> measured;  // where the summary is of a measurement
@@ -63,6 +64,7 @@ struct StudyResult {
 
   // The study's answer: at every point some strategy fits and runs.
   [[nodiscard]] bool feasible() const;
+  [[nodiscard]] bool interrupted() const;  // some strategies were not measured
 };
 
 // ---- output ----

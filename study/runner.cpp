@@ -7,6 +7,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "backend/one_gpu.hpp"
+#include "moesim/error.hpp"
 #include "moesim/version.hpp"
 #include "plan/timeline_file.hpp"
 #include "strategies/load_history.hpp"
@@ -131,6 +133,7 @@ StrategyResult run_strategy(const Setup& setup, const ResolvedStrategy& chosen, 
   const std::string prefix = directory.empty() ? "" : directory + "/" + chosen.label;
   if (options.measurement.progress && !options.measurement.progress(0)) {
     out.infeasible = "not measured: the run was interrupted";
+    out.interrupted = true;
     return out;
   }
   Plan plan;
@@ -199,6 +202,19 @@ void rank_strategies(PointResult& point, const Scenario& scenario) {
     };
     return key(a) < key(b);
   });
+}
+
+// Says before anything is computed that nothing can be written there. Files of strategies that an earlier study left
+// would be taken for this one's.
+void prepare(const std::string& directory) {
+  namespace fs = std::filesystem;
+  if (fs::exists(directory + "/report.json"))
+    for (const auto& entry : fs::directory_iterator(directory))
+      for (const std::string_view ending : {".timeline.json", ".ops.csv", ".trace.json"})
+        if (entry.is_regular_file() && entry.path().string().ends_with(ending)) fs::remove(entry.path());
+  const std::string probe = directory + "/.moesim";
+  write_file(probe, "");
+  fs::remove(probe);
 }
 
 std::vector<PublishedRow> compare_published(const Scenario& scenario, const std::vector<PointResult>& points) {
@@ -277,8 +293,13 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     setups.push_back(resolve(p.scenario));
     Setup& s = setups.back();
     if (!options.plan.empty()) {
+      if (points.size() > 1)
+        throw InputError({scenario.path, 0, 0}, "has a sweep, and a plan is for one point of it",
+                         "give a scenario without [[sweep]], or no --plan");
       s.strategies.clear();
       s.strategies.push_back(strategy_of_plan(options.plan, s));
+      if (const std::string why = backend::misfit(*s.strategies.front().plan, {*s.routing}); !why.empty())
+        throw InputError({options.plan, 0, 0}, why, "give the scenario that the plan was made from, or mend the plan");
     }
     PointResult& r = out.points.emplace_back();
     r.axes = p.axes;
@@ -294,6 +315,7 @@ StudyResult run_study(const Scenario& scenario, const RunOptions& options) {
     for (std::size_t i = 0; i < s.strategies.size(); ++i) jobs.push_back({setups.size() - 1, i});
   }
 
+  if (!options.out_dir.empty()) prepare(options.out_dir);
   const int count = static_cast<int>(jobs.size());
   const int side_by_side = std::max(1, threads() / std::max(1, count));  // iterations of one job
   std::mutex mutex;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <tuple>
 
@@ -10,6 +11,20 @@
 #include "support/files.hpp"
 
 namespace moesim::study {
+
+bool names_a_file(std::string_view name) {
+  constexpr std::string_view others = "._-+=,@#()[] ";
+  const auto alphanumeric = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0; };
+  return !name.empty() && name.size() <= 100 && alphanumeric(name.front()) &&
+         std::ranges::all_of(name, [&](char c) { return alphanumeric(c) || others.find(c) != std::string_view::npos; });
+}
+
+std::string printable(std::string_view text) {
+  std::string out(text);
+  for (char& c : out)
+    if (c < ' ' || c > '~') c = '?';
+  return out;
+}
 namespace {
 
 constexpr std::size_t most_points = 100'000;

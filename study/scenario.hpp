@@ -20,6 +20,11 @@
 
 namespace moesim::study {
 
+// Letters, digits, '.', '_', '-', '+', ' ' and more of what a file name may hold on any system; no path.
+bool names_a_file(std::string_view name);
+// With '?' for what is no printable ASCII character.
+std::string printable(std::string_view text);
+
 struct ModelChoice {
   std::string name;  // of the zoo, or a path
   arch::Overrides overrides;

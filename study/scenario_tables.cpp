@@ -50,6 +50,9 @@ void ScenarioReader::strategies() {
     s.name = s.kind;
     t.maybe("name", s.name);
     s.options = t.rest();
+    if (t.has("name") && !s.name.empty() && !names_a_file(s.name))
+      t.error_at("name", fmt::format("'{}' cannot name a strategy: files are named after it", printable(s.name)),
+                 "use letters, digits, '.', '_', '-' and '+', a letter or digit first");
     const auto same = std::find_if(s_.strategies.begin(), s_.strategies.end(),
                                    [&](const StrategyChoice& other) { return other.name == s.name; });
     if (same != s_.strategies.end() && !s.name.empty())

@@ -226,7 +226,7 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
   std::int64_t count = 0;
   for (const auto& [layer, time] : moe_layers(ops, timeline)) {
     total += time.sum;
-    count += layer.second == Pass::forward ? time.ranks : 0;
+    count += time.ranks;
   }
   if (count > 0) out.moe_layer = total / count;
 
@@ -276,6 +276,7 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
 
   const bool one_gpu = timeline.kind == Timeline::Kind::predicted_virtual_ranks ||
                        timeline.kind == Timeline::Kind::measured_virtual_ranks;
+  out.together = one_gpu;
   out.memory = one_gpu ? memory_of_all_ranks(plan) : worst_memory_peak(plan);
   out.memory_limit = cluster.gpu.memory - cluster.gpu.reserved;
   out.fits = out.memory.total <= out.memory_limit;

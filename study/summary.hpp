@@ -57,7 +57,8 @@ struct Summary {
   Rank slowest;          // the rank with the most of them
   Bytes sent;            // by collectives, application bytes, most of any rank
   Bytes received;
-  MemoryPeak memory;  // of the rank that needs most; of all together, where they share one GPU
+  MemoryPeak memory;      // of the rank that needs most; of all together, where they share one GPU
+  bool together = false;  // all ranks are on one GPU
   Bytes memory_limit;
   bool fits = true;
   double dropped = 0;      // share of token copies over capacity

@@ -75,12 +75,14 @@ std::vector<Phases> among_virtual_ranks(const Plan& plan,
 
 }  // namespace gpu
 
-// Binding and meeting only reckon with addresses, so that made-up ones serve.
-std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inputs& inputs) {
+namespace {
+
+// The calls of all ranks, [rank][op]. Binding and meeting only reckon with addresses, so that made-up ones serve.
+std::vector<std::vector<Call>> bound_on_paper(const Plan& plan, const Inputs& inputs) {
   constexpr std::uintptr_t apart = 256;
   std::uintptr_t next = apart;
   const auto room = [&](DType dtype, std::int64_t rows, std::int64_t cols) {
-    // NOLINTNEXTLINE(performance-no-int-to-ptr): made up, see above
+    // NOLINTNEXTLINE(performance-no-int-to-ptr): nothing is there, and nobody looks
     const Tensor t{reinterpret_cast<std::byte*>(next), dtype, rows, cols};
     next += (static_cast<std::uintptr_t>(t.bytes()) / apart + 1) * apart;
     return t;
@@ -95,11 +97,29 @@ std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inpu
       return room(b.dtype, plan.rows(b.rows, Rank(r)), b.cols);
     };
     calls.push_back(
-        bind(plan, inputs, maps, Rank(r), {"on a GPU", [&](BufferId id) { return buffers[id.index()]; }, before}));
+        bind(plan, inputs, maps, Rank(r), {"here", [&](BufferId id) { return buffers[id.index()]; }, before}));
     for (Call& call : calls.back())
       if (auto* c = std::get_if<CollectiveCall>(&call); c != nullptr && !c->counts.empty())
         c->in = room(c->in.dtype, c->in.rows, c->in.cols);
   }
+  return calls;
+}
+
+}  // namespace
+
+std::string misfit(const Plan& plan, const Inputs& inputs) {
+  for (const Buffer& b : plan.buffers)
+    if (!computable(b.dtype) && b.dtype != DType::i32) return {};
+  try {
+    static_cast<void>(bound_on_paper(plan, inputs));
+  } catch (const Refused& e) {
+    return e.what();
+  }
+  return {};
+}
+
+std::vector<PaperCollective> collectives_on_one_gpu(const Plan& plan, const Inputs& inputs) {
+  const std::vector<std::vector<Call>> calls = bound_on_paper(plan, inputs);
   const auto phases = gpu::among_virtual_ranks(plan, [&](std::size_t op, Rank rank) {
     return gpu::meeting_of_call(plan, plan.ops[op], calls[rank.index()][op], rank);
   });

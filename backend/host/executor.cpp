@@ -29,6 +29,7 @@ class Host final : public Executor {
 
   [[nodiscard]] Measurement run(const Plan& plan, const Inputs& inputs, const RunOptions& options) const override {
     if (options.repeats < 1 || options.warmup < 0) throw Refused("a measurement needs at least one run");
+    if (options.graph) throw Refused("CUDA graphs are the CUDA executor's; leave --graph out");
     if (options.transport != nullptr) return as_processes(plan, inputs, options);
     const bool threads = options.mode == RunOptions::Mode::threads ||
                          (options.mode == RunOptions::Mode::automatic && static_cast<unsigned>(plan.ranks) <= cores());

@@ -142,6 +142,21 @@ class Cli(unittest.TestCase):
             self.assertEqual(run("plan", scenario, "--strategy", "expert_parallel", "-o", out).returncode, 0)
             self.assertEqual(json.loads(out.read_text())["ranks"], 8)
 
+    def test_an_out_that_cannot_be_written_is_said_before_anything_is_measured(self):
+        scenario = SOURCE / "tests/cli/host_tiny.toml"
+        for verb in ("simulate", "run"):
+            r = run(verb, scenario, "--out", "/proc/x")
+            self.assertEqual(r.returncode, 2, r.stderr)
+            self.assertEqual(r.stdout, "")
+        with tempfile.TemporaryDirectory() as d:
+            d = pathlib.Path(d)
+            run("simulate", scenario, "--out", d)
+            (d / "mine.txt").write_text("x")
+            (d / "old.timeline.json").write_text("{}")
+            self.assertEqual(run("simulate", scenario, "--out", d).returncode, 0)
+            self.assertFalse((d / "old.timeline.json").exists())  # of another study, and not this one's
+            self.assertTrue((d / "mine.txt").exists())
+
     def test_a_plan_file_is_predicted_and_run_as_the_strategy_is(self):
         scenario = SOURCE / "tests/cli/host_tiny.toml"
         with tempfile.TemporaryDirectory() as d:
@@ -158,16 +173,13 @@ class Cli(unittest.TestCase):
             r = run("compare", d / "predicted", d / "measured", "--tolerance", "10")
             self.assertEqual(r.returncode, 0, r.stderr)
             text = plan.read_text()
-            for bad, message in ((text.replace(f'"strategy":"{first["strategy"]}"', '"strategy":"../../x"', 1), None),
+            for bad, message in ((text.replace(f'"strategy":"{first["strategy"]}"', '"strategy":"../../x"', 1), "named after it"),
                                  (text.replace('"ranks":', '"ranks":1', 1), "rank"),
                                  (text[:-20], "not"),
+                                 (text.replace('"capacity":0', '"capacity":7', 1), "copies on rank 0"),
                                  (text.replace('"model":"', '"model":"other', 1), "was made for the model 'other")):
                 plan.write_text(bad)
                 r = run("simulate", scenario, "--plan", plan, "--out", d / "bad")
-                if message is None:  # a name is no path
-                    self.assertEqual(r.returncode, 0, r.stderr)
-                    self.assertTrue((d / "bad" / ".._.._x.timeline.json").exists())
-                    continue
                 self.assertEqual(r.returncode, 2, r.stderr)
                 self.assertIn(message, r.stderr)
 

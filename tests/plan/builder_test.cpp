@@ -96,7 +96,7 @@ TEST_CASE("a strategy that makes an unsound plan is told all of it") {
     FAIL("the plan was taken");
   } catch (const std::logic_error& e) {
     const std::string message = e.what();
-    CHECK(message.find("stream -1 is below 0") != std::string::npos);
+    CHECK(message.find("stream is -1, outside 0 to 63") != std::string::npos);
     CHECK(message.find("its name is taken") != std::string::npos);
   }
 }

@@ -125,7 +125,7 @@ TEST_CASE("ranks on one GPU are compared with no prediction of ranks on their ow
   p.timeline.kind = Timeline::Kind::predicted_virtual_ranks;
   CHECK(message({p}, {m}) == "nothing");
   m.timeline.kind = Timeline::Kind::measured_wall;
-  CHECK(message({p}, {m}).find("measured with ranks on their own") != std::string::npos);
+  CHECK(message({p}, {m}).find("on one GPU where it is predicted, and not where it is measured") != std::string::npos);
 }
 
 TEST_CASE("waiting for peers is nobody's work") {
