@@ -64,6 +64,35 @@ MOESIM_BOTH inline float dot(const float* a, const std::byte* b, DType t, std::i
   return sum;
 }
 
+// Over tiles of keys [from, to): score[j] becomes exp(score_of(key, j) - the largest so far), and add(tile, keys,
+// shrink) is to add score[j] times each key's value to what it has of the tiles before, times shrink. What the team
+// shares must not change after the first barrier.
+template <class Team, class ScoreOf, class Add>
+MOESIM_BOTH Softmax over_tiles(const Team& team, std::int64_t from, std::int64_t to, float* score,
+                               const ScoreOf& score_of, const Add& add) {
+  Softmax out{-std::numeric_limits<float>::infinity(), 0};
+  for (std::int64_t tile = from; tile < to; tile += key_tile) {
+    const int keys = static_cast<int>(to - tile < key_tile ? to - tile : key_tile);
+    team.barrier();  // the query is there, and nobody needs the last tile's scores
+    float most = -std::numeric_limits<float>::infinity();
+    for (int j = team.lane(); j < keys; j += team.lanes()) {
+      score[j] = score_of(tile + j, j);
+      most = fmaxf(most, score[j]);
+    }
+    most = fmaxf(out.most, team.most(most));
+    const float shrink = expf(out.most - most);
+    float sum = 0;
+    for (int j = team.lane(); j < keys; j += team.lanes()) {
+      score[j] = expf(score[j] - most);
+      sum += score[j];
+    }
+    out = {most, out.sum * shrink + team.sum(sum)};
+    team.barrier();
+    add(tile, keys, shrink);
+  }
+  return out;
+}
+
 // Floats that a team shares: addresses of a tile's values, its scores, the query and the output.
 MOESIM_BOTH inline std::int64_t attend_room(const AttentionShape& f) { return 3 * key_tile + f.qk_dim + f.v_dim; }
 
@@ -88,41 +117,26 @@ MOESIM_BOTH void attend_query(const Team& team, const Attend& c, std::int64_t ro
   for (std::int64_t d = team.lane(); d < f.qk_dim; d += team.lanes())
     query[d] = load(c.x.at(row, head * f.qk_dim), c.x.dtype, d);
   for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) out[d] = 0;
-  float largest = -std::numeric_limits<float>::infinity();
-  float denominator = 0;
-  for (std::int64_t tile = from; tile < to; tile += key_tile) {
-    const int keys = static_cast<int>(to - tile < key_tile ? to - tile : key_tile);
-    team.barrier();  // the query is there, and nobody needs the last tile's scores
-    float most = -std::numeric_limits<float>::infinity();
-    for (int j = team.lane(); j < keys; j += team.lanes()) {
-      const KeyPlace k = key_place(c, sequence, kv_head, tile + j);
-      value_at[j] = k.value;
-      float sum = dot(query, k.key, k.key_type, nope, 0);
-      if (nope < f.qk_dim) sum = dot(query + nope, k.rope, k.rope_type, f.qk_dim - nope, sum);
-      score[j] = sum * scale;
-      most = fmaxf(most, score[j]);
-    }
-    most = fmaxf(largest, team.most(most));
-    const float shrink = expf(largest - most);
-    float sum = 0;
-    for (int j = team.lane(); j < keys; j += team.lanes()) {
-      score[j] = expf(score[j] - most);
-      sum += score[j];
-    }
-    denominator = denominator * shrink + team.sum(sum);
-    largest = most;
-    team.barrier();
-    for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
-      float value = out[d] * shrink;
-      for (int j = 0; j < keys; ++j) {
-        const DType t = tile + j < cached ? c.cache.dtype : fresh_type;
-        value = fused(score[j], load(value_at[j], t, d), value);
-      }
-      out[d] = value;
-    }
-  }
+  const Softmax softmax = over_tiles(
+      team, from, to, score,
+      [&](std::int64_t p, int j) {
+        const KeyPlace k = key_place(c, sequence, kv_head, p);
+        value_at[j] = k.value;
+        const float sum = dot(query, k.key, k.key_type, nope, 0);
+        return (nope < f.qk_dim ? dot(query + nope, k.rope, k.rope_type, f.qk_dim - nope, sum) : sum) * scale;
+      },
+      [&](std::int64_t tile, int keys, float shrink) {
+        for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
+          float value = out[d] * shrink;
+          for (int j = 0; j < keys; ++j) {
+            const DType t = tile + j < cached ? c.cache.dtype : fresh_type;
+            value = fused(score[j], load(value_at[j], t, d), value);
+          }
+          out[d] = value;
+        }
+      });
   for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
-    float value = out[d] / denominator;
+    float value = out[d] / softmax.sum;
     if (f.gated) value /= 1.0F + expf(-load(c.x.at(row, f.q_cols() + head * f.v_dim), c.x.dtype, d));
     store(c.o.at(row, head * f.v_dim), c.o.dtype, d, value);
   }

@@ -9,11 +9,8 @@
 
 namespace moesim::backend::gpu {
 
-inline constexpr int gradient_tile = 128;
-
 struct QueryResult {
-  float largest;
-  float sum;
+  Softmax softmax;
   float along;
 };
 MOESIM_BOTH inline QueryResult* result_of(const AttendGradient& c, std::int64_t row, std::int64_t head) {
@@ -29,12 +26,8 @@ MOESIM_BOTH inline float output_gradient(const AttendGradient& c, std::int64_t r
 }
 
 // Floats that a team shares.
-MOESIM_BOTH inline std::int64_t query_room(const AttentionShape& f) {
-  return gradient_tile + 2 * f.qk_dim + 2 * f.v_dim;
-}
-MOESIM_BOTH inline std::int64_t key_room(const AttentionShape& f) {
-  return 2 * gradient_tile + 2 * f.qk_dim + 2 * f.v_dim;
-}
+MOESIM_BOTH inline std::int64_t query_room(const AttentionShape& f) { return key_tile + 2 * f.qk_dim + 2 * f.v_dim; }
+MOESIM_BOTH inline std::int64_t key_room(const AttentionShape& f) { return 2 * key_tile + 2 * f.qk_dim + 2 * f.v_dim; }
 
 template <class Team>
 MOESIM_BOTH void attend_gradient_query(const Team& team, const AttendGradient& c, std::int64_t row, std::int64_t head,
@@ -50,7 +43,7 @@ MOESIM_BOTH void attend_gradient_query(const Team& team, const AttendGradient& c
   const auto key = [&](std::int64_t j) { return c.x.at(begin + j, f.key_col() + kv_head * f.qk_dim); };
   const auto value = [&](std::int64_t j) { return c.x.at(begin + j, f.value_col() + kv_head * f.v_dim); };
   float* score = room;
-  float* query = score + gradient_tile;
+  float* query = score + key_tile;
   float* dq = query + f.qk_dim;
   float* da = dq + f.qk_dim;
   float* a = da + f.v_dim;
@@ -62,35 +55,18 @@ MOESIM_BOTH void attend_gradient_query(const Team& team, const AttendGradient& c
     da[d] = output_gradient(c, row, head, d);
     a[d] = 0;
   }
-  float largest = -std::numeric_limits<float>::infinity();
-  float denominator = 0;
-  for (std::int64_t tile = from; tile < to; tile += gradient_tile) {
-    const int keys = static_cast<int>(to - tile < gradient_tile ? to - tile : gradient_tile);
-    team.barrier();  // the query is there, and nobody needs the last tile's scores
-    float most = -std::numeric_limits<float>::infinity();
-    for (int j = team.lane(); j < keys; j += team.lanes()) {
-      score[j] = dot(query, key(tile + j), t, f.qk_dim, 0) * scale;
-      most = fmaxf(most, score[j]);
-    }
-    most = fmaxf(largest, team.most(most));
-    const float shrink = expf(largest - most);
-    float sum = 0;
-    for (int j = team.lane(); j < keys; j += team.lanes()) {
-      score[j] = expf(score[j] - most);
-      sum += score[j];
-    }
-    denominator = denominator * shrink + team.sum(sum);
-    largest = most;
-    team.barrier();
-    for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
-      float v = a[d] * shrink;
-      for (int j = 0; j < keys; ++j) v = fused(score[j], load(value(tile + j), t, d), v);
-      a[d] = v;
-    }
-  }
+  const Softmax softmax = over_tiles(
+      team, from, to, score, [&](std::int64_t j, int) { return dot(query, key(j), t, f.qk_dim, 0) * scale; },
+      [&](std::int64_t tile, int keys, float shrink) {
+        for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
+          float v = a[d] * shrink;
+          for (int j = 0; j < keys; ++j) v = fused(score[j], load(value(tile + j), t, d), v);
+          a[d] = v;
+        }
+      });
   float along = 0;
   for (std::int64_t d = team.lane(); d < f.v_dim; d += team.lanes()) {
-    a[d] /= denominator;
+    a[d] /= softmax.sum;
     along += da[d] * a[d];
     if (!f.gated) continue;
     const float open = 1.0F / (1.0F + expf(-load(c.x.at(row, f.q_cols() + head * f.v_dim), t, d)));
@@ -98,12 +74,12 @@ MOESIM_BOTH void attend_gradient_query(const Team& team, const AttendGradient& c
     store(c.dx.at(row, f.q_cols() + head * f.v_dim), c.dx.dtype, d, d_o * a[d] * open * (1.0F - open));
   }
   along = team.sum(along);
-  if (team.lane() == 0) *result_of(c, row, head) = {largest, denominator, along};
-  for (std::int64_t tile = from; tile < to; tile += gradient_tile) {
-    const int keys = static_cast<int>(to - tile < gradient_tile ? to - tile : gradient_tile);
+  if (team.lane() == 0) *result_of(c, row, head) = {softmax, along};
+  for (std::int64_t tile = from; tile < to; tile += key_tile) {
+    const int keys = static_cast<int>(to - tile < key_tile ? to - tile : key_tile);
     team.barrier();
     for (int j = team.lane(); j < keys; j += team.lanes()) {
-      const float p = expf(dot(query, key(tile + j), t, f.qk_dim, 0) * scale - largest) / denominator;
+      const float p = softmax.at(dot(query, key(tile + j), t, f.qk_dim, 0) * scale);
       score[j] = p * (dot(da, value(tile + j), t, f.v_dim, 0) - along) * scale;
     }
     team.barrier();
@@ -129,8 +105,8 @@ MOESIM_BOTH void attend_gradient_key(const Team& team, const AttendGradient& c, 
   const std::int64_t key_col = f.key_col() + kv_head * f.qk_dim;
   const std::int64_t value_col = f.value_col() + kv_head * f.v_dim;
   float* probability = room;
-  float* ds = probability + gradient_tile;
-  float* key = ds + gradient_tile;
+  float* ds = probability + key_tile;
+  float* key = ds + key_tile;
   float* dk = key + f.qk_dim;
   float* value = dk + f.qk_dim;
   float* dv = value + f.v_dim;
@@ -143,14 +119,14 @@ MOESIM_BOTH void attend_gradient_key(const Team& team, const AttendGradient& c, 
     dv[d] = 0;
   }
   for (std::int64_t head = kv_head * heads; head < (kv_head + 1) * heads; ++head)
-    for (std::int64_t tile = from; tile < to; tile += gradient_tile) {
-      const int queries = static_cast<int>(to - tile < gradient_tile ? to - tile : gradient_tile);
+    for (std::int64_t tile = from; tile < to; tile += key_tile) {
+      const int queries = static_cast<int>(to - tile < key_tile ? to - tile : key_tile);
       team.barrier();  // the key is there, and nobody needs the last tile's numbers
       for (int i = team.lane(); i < queries; i += team.lanes()) {
         const std::int64_t q = begin + tile + i;
         const QueryResult& r = *result_of(c, q, head);
         const float s = dot(key, c.x.at(q, head * f.qk_dim), t, f.qk_dim, 0) * scale;
-        probability[i] = expf(s - r.largest) / r.sum;
+        probability[i] = r.softmax.at(s);
         float dp = 0;
         for (std::int64_t d = 0; d < f.v_dim; ++d) dp = fused(output_gradient(c, q, head, d), value[d], dp);
         ds[i] = probability[i] * (dp - r.along) * scale;

@@ -209,6 +209,12 @@ MOESIM_BOTH inline void sum_some(const Sum::Term* term, int terms, std::byte* y,
   store_some(y, dtype, i, n, sum);
 }
 
+struct Softmax {
+  float most = 0;
+  float sum = 0;  // of exp(v - most)
+  [[nodiscard]] MOESIM_BOTH float at(float v) const { return expf(v - most) / sum; }
+};
+
 template <class Team>
 MOESIM_BOTH void gate_row(const Team& team, const Gate& c, std::int64_t i) {
   const std::byte* scores = c.scores.at(i);

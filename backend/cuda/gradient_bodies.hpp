@@ -83,11 +83,6 @@ MOESIM_BOTH void activation_gradient_row(const Team& team, const ActivationGradi
 
 // ---- softmax: the loss and the gate ----
 
-struct Softmax {
-  float most = 0;
-  float sum = 0;  // of exp(v - most)
-  [[nodiscard]] MOESIM_BOTH float at(float v) const { return expf(v - most) / sum; }
-};
 template <class Team>
 MOESIM_BOTH Softmax softmax_of(const Team& team, const std::byte* row, DType t, std::int64_t n) {
   float most = -std::numeric_limits<float>::infinity();

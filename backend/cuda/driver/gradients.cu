@@ -92,9 +92,9 @@ void launch(const StartState& c, Stream stream) {
 void launch(const AttendGradient& c, Stream stream) {
   const auto bytes = [](std::int64_t floats) { return static_cast<std::size_t>(floats) * sizeof(float); };
   const std::int64_t queries = c.x.rows * c.shape.heads;
-  start(attend_gradient_queries, grid(queries), gradient_tile, bytes(query_room(c.shape)), stream, c, queries);
+  start(attend_gradient_queries, grid(queries), key_tile, bytes(query_room(c.shape)), stream, c, queries);
   const std::int64_t keys = c.x.rows * c.shape.kv_heads;
-  start(attend_gradient_keys, grid(keys), gradient_tile, bytes(key_room(c.shape)), stream, c, keys);
+  start(attend_gradient_keys, grid(keys), key_tile, bytes(key_room(c.shape)), stream, c, keys);
 }
 
 }  // namespace moesim::backend::gpu
