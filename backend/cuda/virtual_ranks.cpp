@@ -72,7 +72,7 @@ Nanoseconds VirtualRanks::run_all(double patience, bool stamps) {
   }
   device_.stamp(1, 0);
   await(patience, "the run");
-  return static_cast<Nanoseconds>(device_.nanoseconds(0, 1) + 0.5);
+  return std::llround(device_.nanoseconds(0, 1));
 }
 
 std::vector<std::vector<Nanoseconds>> VirtualRanks::run(double patience) {
