@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/progress.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 
 namespace moesim::cli {
@@ -28,7 +29,7 @@ void add_advise(CLI::App& app, Run& run) {
       ->capture_default_str();
   verb->add_option("--train", a->request.train_share,
                    "Share of the routing that maps are made on; the rest judges them")
-      ->check(CLI::Range(0.01, 0.99))
+      ->check(between(0.01, 0.99))
       ->capture_default_str();
   verb->add_option("--steps", a->request.steps, "Steps to judge on, at most")
       ->check(CLI::Range(1, 10'000))

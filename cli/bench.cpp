@@ -6,6 +6,7 @@
 #include "backend/probe.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 #include "models/hardware/machine.hpp"
 #include "moesim/error.hpp"
@@ -135,12 +136,12 @@ void add_bench(CLI::App& app, Run& run) {
   sizes->capture_default_str();
   verb->add_option("--factor", args->factor, "From one size to the next")->capture_default_str();
   verb->add_option("--skew", args->skew, "all_to_all: destinations by a Zipf law of this exponent")
-      ->check(CLI::Range(0.0, 10.0));
+      ->check(between(0.0, 10.0));
   verb->add_option("--against", args->against, "nccl-tests' output to hold the predictions against, size by size");
   verb->add_flag("--json", args->json, "Print JSON");
   verb->add_flag("--exact", args->exact, "Solve link sharing again at every completion");
   verb->add_option("--network-error", args->error, "Otherwise: largest relative error of a transfer's time")
-      ->check(CLI::Range(1e-6, 0.5))
+      ->check(between(1e-6, 0.5))
       ->capture_default_str();
   verb->footer(R"(Examples:
   moesim bench collective --machine h100_sxm --op all_reduce --sizes 1KiB..1GiB

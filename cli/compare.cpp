@@ -5,7 +5,7 @@
 #include <map>
 #include <memory>
 
-#include "cli/choices.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 
 namespace moesim::cli {
@@ -35,7 +35,7 @@ void add_compare(CLI::App& app, Run& run) {
   verb->add_flag("--common", args->options.common, "Leave out strategies that only one side has");
   verb->add_option("--tolerance", args->options.tolerance,
                    "Largest error of what is judged; strategies closer to each other than this have no order")
-      ->check(CLI::Range(0.0, 10.0))
+      ->check(between(0.0, 10.0))
       ->capture_default_str();
   verb->add_option("--by", args->options.by, "Rows: kinds of op, layers, ranks or strategies")
       ->transform(choices(by))

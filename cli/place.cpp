@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/progress.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 #include "moesim/error.hpp"
 #include "study/placing.hpp"
@@ -116,7 +117,7 @@ void add_place(CLI::App& app, Run& run) {
       ->capture_default_str();
   verb->add_option("--tolerance", a->request.tolerance,
                    "local_search: fullest GPU above the lower bound that is allowed")
-      ->check(CLI::Range(0.0, 10.0));
+      ->check(between(0.0, 10.0));
   verb->add_option("--time-limit", a->time_limit, "moetuner: for all programs together")->capture_default_str();
   verb->add_flag("--equal-sizes", a->request.moetuner.equal_sizes,
                  "moetuner: as many experts on every GPU, layer by layer");
@@ -126,7 +127,7 @@ void add_place(CLI::App& app, Run& run) {
                    "For routed experts of all layers: fewer replicas where they do not fit");
   verb->add_option("--from", a->request.from, "Map file that says where experts are now, for the cost of moving");
   verb->add_option("--train", a->train, "Share of the routing that the map is made on; the rest judges it")
-      ->check(CLI::Range(0.01, 0.99))
+      ->check(between(0.01, 0.99))
       ->capture_default_str();
   verb->add_option("--steps", a->steps, "Laws: steps whose tokens are planned on, and as many to judge on")
       ->check(CLI::Range(1, 10'000))

@@ -7,9 +7,9 @@
 #include <optional>
 
 #include "backend/transport.hpp"
-#include "cli/choices.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 #include "moesim/error.hpp"
 #include "study/runner.hpp"
@@ -108,7 +108,7 @@ void add_run(CLI::App& app, Run& run) {
       ->check(CLI::IsMember({"threads", "mpi"}))
       ->capture_default_str();
   verb->add_option("--patience", m.patience, "Seconds without a sign of life from a rank that end the run")
-      ->check(CLI::Range(0.1, 86400.0))
+      ->check(between(0.1, 86400.0))
       ->capture_default_str();
   verb->add_option("--plan", args->plan, "A plan's file ('moesim plan -o') instead of the scenario's strategies");
   verb->add_option("--out", args->out,

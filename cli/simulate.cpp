@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/progress.hpp"
+#include "cli/validators.hpp"
 #include "cli/verbs.hpp"
 #include "study/runner.hpp"
 
@@ -34,7 +35,7 @@ void add_simulate(CLI::App& app, Run& run) {
                                       "Solve link sharing again at every completion, whatever the scenario says");
   verb->add_option("--network-error", args->error,
                    "Largest relative error of a transfer's time, whatever the scenario says (there 0.01 by default)")
-      ->check(CLI::Range(1e-6, 0.5))
+      ->check(between(1e-6, 0.5))
       ->excludes(exact);
   verb->add_option("--plan", args->plan, "A plan's file ('moesim plan -o') instead of the scenario's strategies");
   verb->add_flag("--virtual-ranks", args->one_gpu,

@@ -118,6 +118,18 @@ class Cli(unittest.TestCase):
             self.assertEqual(r.returncode, 1)
             self.assertIn("NO (of", r.stdout)
 
+    def test_options_that_are_no_numbers_or_no_words(self):
+        scenario = SOURCE / "tests/cli/host_tiny.toml"
+        for args, message in ((("compare", scenario, scenario, "--tolerance", "nan"), "nan is not in 0 - 10"),
+                              (("compare", scenario, scenario, "--by", "color"), "color is not one of layer,op,rank,strategy"),
+                              (("simulate", scenario, "--network-error", "nan"), "nan is not in"),
+                              (("run", scenario, "--mode", "fast"), "fast is not one of auto,one-at-a-time,threads")):
+            r = run(*args)
+            self.assertEqual(r.returncode, 2, args)
+            self.assertIn(message, r.stderr)
+        for verb in ("compare", "run", "simulate", "place", "bench"):
+            self.assertNotIn("\0", run(verb, "--help").stdout, verb)
+
     def test_bad_scenarios_say_where_and_leave_nothing(self):
         bad = sorted((SOURCE / "tests/bad_input/scenarios").glob("*.toml"))
         self.assertGreaterEqual(len(bad), 40)

@@ -1,10 +1,11 @@
-// An option whose words stand for enumerators.
+// What CLI11 lacks: words that stand for enumerators, and a range that NaN is not in.
 #pragma once
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <map>
 #include <string>
 #include <vector>
@@ -25,6 +26,18 @@ CLI::Validator choices(const std::map<std::string, Enum>& words) {
         return std::string();
       },
       "{" + list + "}");
+}
+
+inline CLI::Validator between(double low, double high) {
+  const std::string range = fmt::format("{} - {}", low, high);
+  return CLI::Validator(
+      [low, high, range](std::string& given) {
+        char* end = nullptr;
+        const double v = std::strtod(given.c_str(), &end);
+        const bool good = end != given.c_str() && *end == '\0' && v >= low && v <= high;
+        return good ? std::string() : fmt::format("{} is not in {}", given, range);
+      },
+      "[" + range + "]");
 }
 
 }  // namespace moesim::cli
