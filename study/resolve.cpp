@@ -91,13 +91,19 @@ void check_phase(const Scenario& s, const Model& model, const Workload& w, Fault
 }
 
 void check_math(const Scenario& s, const Gpu& gpu, Faults& faults) {
-  const std::optional<Math> math = s.workload.workload.math;
-  if (!math || gpu.peak_of(*math)) return;
   std::vector<std::string_view> has;
   for (const Math m : all_maths)
     if (gpu.peak_of(m)) has.push_back(to_string(m));
-  faults.add(s.place("model.math"), fmt::format("{} has no {} pipeline", gpu.name, to_string(*math)),
-             fmt::format("it has: {}", fmt::join(has, ", ")));
+  const auto check = [&](const char* key, Math math) {
+    if (!gpu.peak_of(math))
+      faults.add(s.place(key), fmt::format("{} has no {} pipeline", gpu.name, to_string(math)),
+                 fmt::format("it has: {}", fmt::join(has, ", ")));
+  };
+  const std::optional<Math> math = s.workload.workload.math;
+  if (math) check("model.math", *math);
+  // Attention multiplies activations, float32 ones as `math` says.
+  if (!math || s.workload.workload.activations != DType::f32)
+    check("model.activations", natural_math(s.workload.workload.activations));
 }
 
 Workload whole_workload(const Scenario& s, int gpus) {
