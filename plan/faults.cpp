@@ -215,26 +215,21 @@ class Checker {
       case Gemm::Form::forward:
         cols(a, batch * w.k, false, "X");
         cols(out, batch * w.n, true, "Y");
-        matrices_fit(b);
-        rows_fit(a);
-        rows_fit(out);
         break;
       case Gemm::Form::input_gradient:
         cols(a, w.n, true, "dY");
         cols(out, w.k, true, "dX");
-        matrices_fit(b);
-        rows_fit(a);
-        rows_fit(out);
         break;
       case Gemm::Form::weight_gradient:
         cols(a, w.k, true, "X");
         cols(b, w.n, true, "dY");
-        matrices_fit(out);
-        rows_fit(a);
-        rows_fit(b);
         break;
     }
-    const Buffer& weight = w.form == Gemm::Form::weight_gradient ? out : b;
+    const bool weight_gradient = w.form == Gemm::Form::weight_gradient;
+    const Buffer& weight = weight_gradient ? out : b;
+    matrices_fit(weight);
+    rows_fit(a);
+    rows_fit(weight_gradient ? b : out);
     if (weight.dtype != w.weight)
       fault("multiplies weights of {}, and '{}' holds {}", to_string(w.weight), weight.name, to_string(weight.dtype));
     if constexpr (std::is_same_v<Product, GroupedGemm>) {

@@ -119,6 +119,10 @@ std::string plan_hash(const Plan& plan) {
 
 std::string_view to_string(Timeline::Kind kind) { return name_of(kind_names, kind); }
 
+bool on_one_gpu(Timeline::Kind kind) {
+  return kind == Timeline::Kind::predicted_virtual_ranks || kind == Timeline::Kind::measured_virtual_ranks;
+}
+
 std::vector<TimelineOp> timeline_ops(const Plan& plan) {
   std::vector<TimelineOp> out;
   for (const Op& op : plan.ops)

@@ -37,6 +37,8 @@ std::string plan_hash(const Plan& plan);
 
 // "predicted", "measured_wall", ...
 std::string_view to_string(Timeline::Kind kind);
+// Whether all ranks are on one GPU.
+bool on_one_gpu(Timeline::Kind kind);
 
 std::vector<TimelineOp> timeline_ops(const Plan& plan);
 TimelineFile timeline_file(const Plan& plan, const Timeline& timeline, std::string method);

@@ -59,15 +59,12 @@ std::string name_of(const TimelineFile& file, const Span& span) {
 std::vector<std::string> mismatches(const TimelineFile& p, const TimelineFile& m) {
   std::vector<std::string> out;
   const std::string label = "strategy '" + p.strategy + "': ";
-  using Kind = Timeline::Kind;
-  const auto one_gpu = [](const TimelineFile& f) {
-    return f.timeline.kind == Kind::predicted_virtual_ranks || f.timeline.kind == Kind::measured_virtual_ranks;
-  };
-  if (one_gpu(p) != one_gpu(m)) {
+  const bool predicted = on_one_gpu(p.timeline.kind);
+  if (predicted != on_one_gpu(m.timeline.kind)) {
     out.push_back(label +
                   fmt::format("all ranks are on one GPU where it is {}, and not where it is {}; 'moesim simulate "
                               "--virtual-ranks' predicts ranks on one GPU",
-                              one_gpu(p) ? "predicted" : "measured", one_gpu(p) ? "measured" : "predicted"));
+                              predicted ? "predicted" : "measured", predicted ? "measured" : "predicted"));
     return out;
   }
   for (std::size_t i = 0; i < std::min(p.ops.size(), m.ops.size()) && out.size() < mismatches_shown; ++i)
@@ -231,6 +228,9 @@ Comparison compare(const std::vector<TimelineFile>& all_predicted, const std::ve
     s.measured = m.timeline.makespan;
     s.error = relative(s.predicted, s.measured);
     compare_moe_layers(p, m, s, moe_errors);
+    if (options.judge == CompareOptions::Judge::moe_layer && s.moe_layers == 0)
+      throw InputError({"comparison", 0, 0}, fmt::format("strategy '{}' has no MoE layer to be judged by", s.strategy),
+                       "judge by end-to-end");
     for (std::size_t i = 0; i < p.timeline.spans.size(); ++i) {
       const Span& a = p.timeline.spans[i];
       const Span& b = m.timeline.spans[i];

@@ -274,10 +274,8 @@ Summary summarize(const Plan& plan, const Timeline& timeline, const Cluster& clu
     first = false;
   }
 
-  const bool one_gpu = timeline.kind == Timeline::Kind::predicted_virtual_ranks ||
-                       timeline.kind == Timeline::Kind::measured_virtual_ranks;
-  out.together = one_gpu;
-  out.memory = one_gpu ? memory_of_all_ranks(plan) : worst_memory_peak(plan);
+  out.together = on_one_gpu(timeline.kind);
+  out.memory = out.together ? memory_of_all_ranks(plan) : worst_memory_peak(plan);
   out.memory_limit = cluster.gpu.memory - cluster.gpu.reserved;
   out.fits = out.memory.total <= out.memory_limit;
   if (plan.routed_copies > 0)

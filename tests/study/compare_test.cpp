@@ -83,6 +83,9 @@ TEST_CASE("MoE layers: from when their first op could begin to the end of their 
   TimelineFile dense = timeline("ep", 90, 110, 30);
   for (TimelineOp& op : dense.ops) op.category = "dense";
   CHECK(render(compare({dense}, {dense}, {})).find("MoE") == std::string::npos);
+  CompareOptions by_layer;
+  by_layer.judge = CompareOptions::Judge::moe_layer;
+  CHECK_THROWS_AS(compare({dense}, {dense}, by_layer), InputError);
 }
 
 TEST_CASE("judged by MoE layers: what is outside them does not count, for errors and for the order") {

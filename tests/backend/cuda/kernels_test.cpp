@@ -16,12 +16,6 @@ using namespace moesim::test;
 using namespace moesim::backend;
 namespace gpu = moesim::backend::gpu;
 
-namespace {
-
-constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-
-}  // namespace
-
 TEST_CASE("moving, adding up and converting rows gives the host's bytes") {
   std::mt19937 random(1);
   Scratch scratch;

@@ -19,6 +19,9 @@
 
 namespace moesim::test {
 
+// What activations may be of.
+inline constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
+
 void carry_out(const backend::gpu::Command& command);
 
 class Processor;

@@ -27,8 +27,6 @@ namespace gpu = moesim::backend::gpu;
 
 namespace {
 
-constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
-
 // Lowers the call of an op that nothing else is known of, and carries it out. Returns its commands.
 std::vector<gpu::Command> carry_out_call(const TrainingCall& call) {
   static const Plan none;

@@ -17,7 +17,6 @@
 
 namespace moesim::test {
 
-inline constexpr DType types[] = {DType::f32, DType::bf16, DType::f16};
 inline double ulp(DType t) { return t == DType::f32 ? 2e-6 : t == DType::bf16 ? 0x1p-8 : 0x1p-11; }
 
 // One memory on the processor and one on the GPU, with the same content at the same offsets. A command is made for each
